@@ -1,0 +1,1 @@
+"""STARec on Ray: slow-thinking recommender agents, trained with anchored reinforcement."""

@@ -1,0 +1,1 @@
+"""Published files → Arrow tables → cases."""

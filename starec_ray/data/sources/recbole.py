@@ -1,0 +1,228 @@
+"""RecBole's atomic files: tab-separated, with a header of `name:type` fields.
+
+Two forms are read from one folder:
+- one interaction a line: `*.inter` (`user_id`, `item_id`, optionally `rating`, `timestamp`);
+  several such files (`.train.inter`, `.valid.inter`, `.test.inter`) are taken one after another;
+- sequences: `item_id_list` (in time order) and `item_id`, the one that follows. Each user's longest
+  sequence is taken, the test file's before the others'.
+Beside them `*.item` (a title is needed), `*.user` (optional; every field is profile, ids and zip
+codes apart) and `*.random` (optional, without header: a user id, a tab, and candidate item ids
+separated by spaces). https://recbole.io/docs/user_guide/data/atomic_files.html
+"""
+
+import html
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from starec_ray.data.raw import RAW_CATALOG, RAW_INTERACTIONS, RawData, Say, users_table
+from starec_ray.data.sources.movielens import split_title
+from starec_ray.data.text_tables import INTEGER, NUMBER, Rows, need_file, read_lines, split_rows
+from starec_ray.errors import DataError
+
+_TITLES = ("title", "movie_title", "name", "item_name")
+_YEARS = ("release_year", "year")
+_TAGS = ("genre", "genres", "class", "category", "categories", "tags")
+_PEOPLE = ("director", "directors", "artist", "artists", "author", "authors", "brand")
+_NO_PROFILE = ("user_id", "zip_code", "zip")
+_PARTS = ("train", "valid", "test")
+
+
+def read(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
+    """The atomic files of one data set; DataError if a needed one or a needed field is missing."""
+
+    def rows(path: Path, needed: tuple[str, ...]) -> Rows:
+        say(f"reading {path.name}")
+        return _read(path, needed, skip_bad_rows)
+
+    inter_paths = _inter_files(folder)
+    inter = [rows(path, ("user_id", "item_id")) for path in inter_paths]
+    sequences = ["item_id_list" in part.columns for part in inter]
+    if any(sequences) and not all(sequences):
+        raise DataError(f"{folder}: some .inter files have an item_id_list and some have none.")
+    items = rows(_only(folder, "item"), ("item_id",))
+    user_paths = sorted(folder.glob("*.user"))
+    users = [rows(_only(folder, "user"), ("user_id",))] if user_paths else []
+    random_paths = sorted(folder.glob("*.random"))
+    given = [_read_given(_only(folder, "random"), skip_bad_rows)] if random_paths else []
+    files = [*inter, items, *users, *given]
+    return RawData(
+        "recbole-sequences" if all(sequences) else "recbole",
+        _catalog(items),
+        _users(users[0]) if users else users_table({}),
+        _from_sequences(inter) if all(sequences) else _interactions(inter),
+        given_candidates=_given(given[0]) if given else {},
+        inputs=tuple(part.bad.file for part in files),
+        skipped_rows={part.bad.file.name: part.bad.count for part in files if part.bad.count},
+    )
+
+
+def _inter_files(folder: Path) -> list[Path]:
+    """Plain `.inter` files first, then train, valid, test: the order that breaks time ties."""
+    paths = sorted(folder.glob("*.inter"))
+    if not paths:
+        raise DataError(f"{folder} holds no .inter file: --source must be a RecBole data folder.")
+
+    def place(path: Path) -> int:
+        part = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
+        return _PARTS.index(part) if part in _PARTS else -1
+
+    sets = {path.name.split(".")[0] for path in paths}
+    if len(sets) > 1:
+        raise DataError(
+            f"{folder} holds .inter files of several data sets: {', '.join(sorted(sets))}."
+        )
+    return sorted(paths, key=place)
+
+
+def _only(folder: Path, suffix: str) -> Path:
+    paths = sorted(folder.glob(f"*.{suffix}"))
+    if len(paths) > 1:
+        raise DataError(f"{folder} holds {len(paths)} .{suffix} files, expected one.")
+    return paths[0] if paths else need_file(folder / f"{folder.name}.{suffix}")
+
+
+def _read(path: Path, needed: tuple[str, ...], skip_bad_rows: bool) -> Rows:
+    lines = read_lines(path, "utf-8")
+    header = lines[0].as_py().lstrip("\ufeff").split("\t") if len(lines) else []
+    names = [field.partition(":")[0].strip() for field in header]
+    for name in needed:
+        if name not in names:
+            raise DataError(
+                f"{path}: line 1 must name the fields as name:type with tabs between them, "
+                f"{name}:token among them; found {lines[0].as_py() if len(lines) else ''!r}."
+            )
+    rows = split_rows(path, lines[1:], "\t", names, skip_bad_rows=skip_bad_rows, first_line=2)
+    for name in needed:
+        rows.require(name, pc.not_equal(rows[name], ""), f"a {name}")
+    return rows
+
+
+def _read_given(path: Path, skip_bad_rows: bool) -> Rows:
+    names = ["user_id", "item_ids"]
+    rows = split_rows(path, read_lines(path, "utf-8"), "\t", names, skip_bad_rows=skip_bad_rows)
+    rows.require_unique("user_id", "a user_id that no earlier line has")
+    return rows
+
+
+def _first(rows: Rows, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in rows.columns), None)
+
+
+def _catalog(items: Rows) -> pa.Table:
+    title_name, year_name = _first(items, _TITLES), _first(items, _YEARS)
+    if title_name is None:
+        raise DataError(f"{items.bad.file} has no title field (one of {', '.join(_TITLES)}).")
+    items.require_unique("item_id", "an item_id that no earlier line has")
+    items.require(title_name, pc.not_equal(items[title_name], ""), f"a {title_name}")
+    if year_name is not None:
+        items.require_match(year_name, r"^([0-9]{4}(\.0)?)?$", f"a {year_name} of four digits")
+    items.bad.close()
+    titles = [html.unescape(title) for title in items[title_name].to_pylist()]
+    years = (
+        [int(year[:4]) if year else None for year in items[year_name].to_pylist()]
+        if (year_name is not None)
+        else [None] * len(titles)
+    )
+    if title_name == "movie_title":
+        named = [split_title(title) for title in titles]
+        titles = [title for title, _ in named]
+        years = [year or its_own for year, (_, its_own) in zip(years, named, strict=True)]
+    return pa.table(
+        {
+            "item_id": items["item_id"],
+            "title": titles,
+            "year": years,
+            "tags": _lists(items, _first(items, _TAGS)),
+            "people": _lists(items, _first(items, _PEOPLE)),
+        },
+        schema=RAW_CATALOG,
+    )
+
+
+def _lists(items: Rows, name: str | None) -> list[list[str]]:
+    """A field's values as lists, cut at the first of `;` `|` `,` that the field uses anywhere.
+
+    RecBole's own separator, the space, is the last resort: names of several words are common.
+    """
+    if name is None:
+        return [[] for _ in items.lines]
+    values = [html.unescape(value) for value in items[name].to_pylist()]
+    separator = next((mark for mark in ";|," if any(mark in value for value in values)), None)
+    return [
+        [part.strip(" '\"[]") for part in value.split(separator) if part.strip(" '\"[]")]
+        for value in values
+    ]
+
+
+def _users(users: Rows) -> pa.Table:
+    users.require_unique("user_id", "a user_id that no earlier line has")
+    users.bad.close()
+    names = [name for name in users.columns if name not in _NO_PROFILE]
+    values = zip(*(users[name].to_pylist() for name in names), strict=True)
+    profiles = [
+        {name: value for name, value in zip(names, row, strict=True) if value} for row in values
+    ] or [{} for _ in users.lines]
+    return users_table(dict(zip(users["user_id"].to_pylist(), profiles, strict=True)))
+
+
+def _interactions(inter: list[Rows]) -> pa.Table:
+    parts = []
+    for rows in inter:
+        count = len(rows.lines)
+        if "rating" in rows.columns:
+            rows.require_match("rating", NUMBER, "a number as rating")
+        if "timestamp" in rows.columns:
+            rows.require_match("timestamp", NUMBER, "seconds as timestamp")
+        rows.bad.close()
+        count = len(rows.lines)
+        parts.append(
+            pa.table(
+                [
+                    rows["user_id"],
+                    rows["item_id"],
+                    rows["rating"].cast(pa.float32())
+                    if "rating" in rows.columns
+                    else pa.nulls(count, pa.float32()),
+                    _seconds(rows["timestamp"])
+                    if "timestamp" in rows.columns
+                    else pa.nulls(count, pa.int64()),
+                ],
+                schema=RAW_INTERACTIONS,
+            )
+        )
+    return pa.concat_tables(parts)
+
+
+def _seconds(timestamps: pa.Array) -> pa.Array:
+    if pc.all(pc.match_substring_regex(timestamps, INTEGER)).as_py():
+        return timestamps.cast(pa.int64())
+    return pc.floor(timestamps.cast(pa.float64())).cast(pa.int64())
+
+
+def _from_sequences(inter: list[Rows]) -> pa.Table:
+    longest: dict[str, list[str]] = {}
+    for rows in inter:
+        rows.bad.close()
+        columns = (rows[name].to_pylist() for name in ("user_id", "item_id_list", "item_id"))
+        for user, before, last in zip(*columns, strict=True):
+            sequence = [*before.split(), last]
+            if len(sequence) >= len(longest.get(user, ())):
+                longest[user] = sequence
+    pairs = [(user, item) for user, sequence in longest.items() for item in sequence]
+    return pa.table(
+        [
+            pa.array([user for user, _ in pairs], pa.string()),
+            pa.array([item for _, item in pairs], pa.string()),
+            pa.nulls(len(pairs), pa.float32()),
+            pa.nulls(len(pairs), pa.int64()),
+        ],
+        schema=RAW_INTERACTIONS,
+    )
+
+
+def _given(given: Rows) -> dict[str, list[str]]:
+    given.bad.close()
+    lists = (ids.split() for ids in given["item_ids"].to_pylist())
+    return dict(zip(given["user_id"].to_pylist(), lists, strict=True))

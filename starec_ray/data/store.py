@@ -1,0 +1,128 @@
+"""A prepared data folder on disk: Parquet tables of fixed schemas beside a manifest.
+
+Folders are written aside and renamed, so that a reader sees a whole folder or none. The bytes
+depend on the tables alone: no clock, no host name, fixed writer options.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from starec_ray import schemas
+from starec_ray.errors import DataError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TABLES: dict[str, pa.Schema] = {
+    "catalog": schemas.CATALOG,
+    "users": schemas.USERS,
+    "interactions": schemas.INTERACTIONS,
+    "cases": schemas.CASES,
+    "targets": schemas.TARGETS,
+}
+_PREPARE = "write the folder with `starec data prepare`"
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Raise DataError unless a data folder may be written to `out`.
+
+    An existing folder with something in it is replaced only with `force`, and only when it is a
+    data folder (it holds a manifest.json), so that a mistyped path costs nothing.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out} is a file: give a folder for --out.")
+    if not any(out.iterdir()):
+        return
+    if not force:
+        raise DataError(f"{out} is not empty: give another --out, or --force to replace it.")
+    if not (out / MANIFEST).is_file():
+        raise DataError(
+            f"{out} is not empty and holds no {MANIFEST}, so it is no data folder: "
+            "--force replaces only data folders. Give another --out."
+        )
+
+
+def write_folder(
+    out: Path, tables: Mapping[str, pa.Table], manifest: Mapping[str, Any], *, force: bool = False
+) -> None:
+    """Write the tables named in `TABLES` and the manifest to the folder `out`, or nothing.
+
+    Raises DataError as `check_out` does. `tables` have exactly the schemas of `TABLES`.
+    """
+    check_out(out, force=force)
+    out = Path(os.path.abspath(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        content = aside / "new"
+        content.mkdir()
+        for name, schema in TABLES.items():
+            if not tables[name].schema.equals(schema):
+                raise ValueError(f"table {name} has another schema:\n{tables[name].schema}")
+            # Fixed options: the defaults of a later pyarrow must not change the bytes.
+            pq.write_table(
+                tables[name],
+                content / f"{name}.parquet",
+                version="2.6",
+                compression="zstd",
+                row_group_size=1 << 20,
+            )
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **manifest}, indent=2)
+        (content / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        if out.exists():
+            os.replace(out, aside / "old")
+        os.replace(content, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a data folder; DataError if there is none or its layout is another's."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: {_PREPARE}.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}): {_PREPARE} again.") from None
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: "
+            f"{_PREPARE} again."
+        )
+    return manifest
+
+
+def read_table(folder: Path, name: str) -> pa.Table:
+    """The table `name` of a data folder, one chunk a column, checked against its schema.
+
+    Raises DataError for a missing file, a missing or wrongly typed column, or a null where the
+    schema allows none. Further columns are left out.
+    """
+    path = folder / f"{name}.parquet"
+    schema = TABLES[name]
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: {_PREPARE}.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} can't be read as Parquet ({error}): {_PREPARE} again.") from None
+    for field in schema:
+        if field.name not in table.column_names:
+            raise DataError(f"{path} has no column {field.name!r} ({field.type}).")
+        column = table.column(field.name)
+        if column.type != field.type:
+            raise DataError(f"{path}: column {field.name!r} is {column.type}, not {field.type}.")
+        if not field.nullable and column.null_count:
+            raise DataError(f"{path}: column {field.name!r} has {column.null_count} nulls.")
+    return table.select(schema.names).cast(schema).combine_chunks()

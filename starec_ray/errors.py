@@ -1,0 +1,21 @@
+"""Errors that a user can act on. The command line prints them without a stack trace."""
+
+
+class STARecError(Exception):
+    """Something a user can mend: the message says what is wrong, where, and what to do."""
+
+
+class DataError(STARecError):
+    """Input files or tables that can't be used as they are."""
+
+
+class ConfigError(STARecError):
+    """A recipe or configuration that can't be run as it is."""
+
+
+class DeadlineError(STARecError):
+    """An actor didn't answer in time, or died: names the actor, the work, and the cause."""
+
+
+class StaleWeightsError(STARecError):
+    """An env runner was asked to sample with a weight version that it doesn't hold."""

@@ -1,0 +1,127 @@
+from typing import Any
+
+import pytest
+
+from starec_ray.data.dataset import Dataset, load_targets
+from starec_ray.data.prepare import prepare
+from starec_ray.errors import DataError
+
+ITEMS = (
+    "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    "1\tToy Story\t1995\tAnimation Comedy\n2\tMatrix, The\t1999\tAction\n"
+    "3\tHeat\t\tAction Crime\n4\tFargo\t1996\tCrime\n"
+)
+INTER = (
+    "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    "a\t1\t4.5\t20.0\na\t2\t2\t10\na\t3\t4\t30.5\nb\t4\t5\t1\nb\t1\t4\t2\n"
+)
+
+
+def test_atomic_files_with_ratings_and_profiles(files, tmp_path, small_protocol):
+    users = "user_id:token\tage:token\tzip_code:token\na\t24\t85711\nb\t\t1\n"
+    folder = files({"ml.inter": INTER, "ml.item": ITEMS, "ml.user": users})
+    prepare("recbole", tmp_path / "out", folder=folder, **small_protocol | {"negatives": 1})
+    dataset = Dataset.load(tmp_path / "out")
+    assert dataset.manifest["layout"] == "recbole"
+    assert dataset.items["2"].title == "The Matrix" and dataset.items["2"].year == 1999
+    assert dataset.items["3"].year is None and dataset.items["3"].tags == ("Action", "Crime")
+    case = dataset.case("a/0")
+    assert [(item.item_id, liked) for item, liked in case.history] == [("2", False), ("1", True)]
+    assert case.profile == {"age": "24"} and dataset.case("b/0").profile == {}
+
+
+def test_several_inter_files_are_one_log(files, tmp_path, small_protocol):
+    header, *rows = INTER.splitlines(keepends=True)
+    folder = files(
+        {
+            "ml.test.inter": header + rows[4],
+            "ml.train.inter": header + "".join(rows[:3]),
+            "ml.valid.inter": header + rows[3],
+            "ml.item": ITEMS,
+        }
+    )
+    prepare("recbole", tmp_path / "out", folder=folder, **small_protocol | {"negatives": 1})
+    assert load_targets(tmp_path / "out") == {"a/0": "3", "b/0": "1"}
+
+
+SEQUENCE_HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+
+
+def sequence_files(users: int = 2) -> dict[str, str]:
+    """Each user has items 1 … 4 of ten; given candidates are 10 down to 1."""
+    names = [f"u{number}" for number in range(users)]
+    given = " ".join(str(number) for number in range(10, 0, -1))
+    return {
+        "cds.train.inter": SEQUENCE_HEADER + "".join(f"{u}\t1\t2\n" for u in names),
+        "cds.valid.inter": SEQUENCE_HEADER + "".join(f"{u}\t1 2\t3\n" for u in names),
+        "cds.test.inter": SEQUENCE_HEADER
+        + "".join(f"{u}\t1 2 3\t4\n" for u in names)
+        + "z\t5 6 7 8 9\t10\n",
+        "cds.item": "item_id:token\ttitle:token_seq\tcategory:token_seq\n"
+        + "".join(f"{n}\tAlbum &amp; {n}\tPop; Classic Rock\n" for n in range(1, 11)),
+        "cds.random": "".join(f"{u}\t{given}\n" for u in names),
+    }
+
+
+def test_sequences_give_the_longest_history_and_use_the_given_candidates(files, tmp_path):
+    protocol: dict[str, Any] = {
+        "train_users": 1,
+        "validation_users": 0,
+        "test_users": 1,
+        "negatives": 3,
+    }
+    folder = files(sequence_files())
+    folder.joinpath("cds.test.inter").write_text(
+        SEQUENCE_HEADER + "u0\t1 2 3\t4\nu1\t1 2 3\t4\nz\t5 6 7 8 9\t10\n"
+    )
+    prepare("recbole", tmp_path / "out", folder=folder, **protocol | {"train_users": 2})
+    dataset = Dataset.load(tmp_path / "out")
+    assert dataset.manifest["layout"] == "recbole-sequences"
+    assert dataset.items["1"].title == "Album & 1"
+    assert dataset.items["1"].tags == ("Pop", "Classic Rock")
+    last = dataset.case("u0/1")
+    assert [item.item_id for item, _ in last.history] == ["1", "2", "3"]
+    assert all(liked for _, liked in last.history)
+    # The evaluated case takes the first of the list, the earlier one those that follow.
+    assert {item.item_id for item in last.candidates} == {"4", "10", "9", "8"}
+    assert {item.item_id for item in dataset.case("u0/0").candidates} == {"3", "7", "6", "5"}
+
+
+def test_too_few_given_candidates_are_filled_up(files, tmp_path):
+    protocol: dict[str, Any] = {
+        "train_users": 2,
+        "validation_users": 0,
+        "test_users": 1,
+        "negatives": 4,
+    }
+    folder = files(sequence_files())
+    prepare("recbole", tmp_path / "out", folder=folder, **protocol)
+    candidates = {item.item_id for item in Dataset.load(tmp_path / "out").case("u0/0").candidates}
+    assert candidates >= {"3", "6", "5"} and len(candidates) == 5
+    assert not candidates & {"1", "2", "4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "ml.inter",
+            INTER + "a\t1\tgood\t3\n",
+            "line 7: expected a number as rating, found 'good'",
+        ),
+        ("ml.inter", INTER + "a\t1\n", "line 7: expected 4 tab-separated fields"),
+        ("ml.inter", "user\titem\n1\t2\n", "line 1 must name the fields"),
+        ("ml.item", "item_id:token\n1\n", "has no title field"),
+        ("ml.item", ITEMS + ITEMS.splitlines()[1] + "\n", "line 6: expected an item_id that no"),
+    ],
+)
+def test_what_is_wrong_is_named(files, tmp_path, name, text, expected):
+    folder = files({"ml.inter": INTER, "ml.item": ITEMS} | {name: text})
+    with pytest.raises(DataError) as raised:
+        prepare("recbole", tmp_path / "out", folder=folder)
+    assert expected in str(raised.value)
+
+
+def test_a_folder_without_inter_files_is_refused(files, tmp_path):
+    with pytest.raises(DataError, match=r"holds no \.inter file"):
+        prepare("recbole", tmp_path / "out", folder=files({"ml.item": ITEMS}))
