@@ -1,0 +1,1 @@
+"""One user's mind: memory, prompts, reading replies, the loop of fast and slow thinking."""

@@ -1,0 +1,138 @@
+"""The agent: turns tasks into prompts and replies into rankings or summaries. Knows no engine."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starec_ray.agent.formats import FORMATS, MAX_REPLY
+from starec_ray.agent.item_text import clean
+from starec_ray.agent.memory import MAX_SUMMARY, Memory, digest
+from starec_ray.agent.prompts import Messages, PromptWriter
+from starec_ray.agent.tasks import RankTask, ReflectTask, Task
+from starec_ray.data.dataset import Case, Dataset
+from starec_ray.errors import ConfigError
+
+CountTokens = Callable[[Messages], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Chat messages, and how many of the oldest history items were shed to fit the window."""
+
+    messages: Messages
+    history_shed: int
+
+
+class Agent:
+    """Fast and slow thinking over the cases of one dataset.
+
+    Args:
+        dataset: catalog, users and cases (no targets).
+        writer: writes the prompts in one reply format.
+        history_shown: at most so many of the newest history items stand in a prompt; older
+            ones live on in the preference summary.
+        max_prompt_tokens: the model's window less the room for a reply.
+    """
+
+    def __init__(
+        self, dataset: Dataset, writer: PromptWriter, history_shown: int, max_prompt_tokens: int
+    ) -> None:
+        self.dataset = dataset
+        self.writer = writer
+        self.history_shown = history_shown
+        self.max_prompt_tokens = max_prompt_tokens
+
+    @classmethod
+    def from_config(cls, config: Any, dataset: Dataset) -> "Agent":
+        """Reads reply_format, item_attributes, think_before_ranking, history_shown,
+        max_model_len, max_rank_tokens and max_reflect_tokens of `config`."""
+        writer = PromptWriter(
+            FORMATS[config.reply_format],
+            config.item_attributes,
+            max((item.popularity for item in dataset.items.values()), default=0),
+            config.think_before_ranking,
+        )
+        reply_room = max(config.max_rank_tokens, config.max_reflect_tokens)
+        return cls(dataset, writer, config.history_shown, config.max_model_len - reply_room)
+
+    def initial_summary(self, case_id: str) -> str:
+        """The preference summary before any reflection: a digest of the whole history."""
+        return digest(self.dataset.case(case_id).history)
+
+    def prompt(self, task: Task, count_tokens: CountTokens) -> Prompt:
+        """The messages for a task, the oldest history shed first until they fit.
+
+        Raises:
+            ConfigError: if they don't fit without any history; candidates are never shed.
+        """
+        case = self.dataset.case(task.case_id)
+        memory = Memory.of(case, task.summary)
+        at_hand = min(self.history_shown, len(memory.history))
+        for shown in range(at_hand, -1, -1):
+            messages = self._messages(task, case, memory.latest(shown))
+            tokens = count_tokens(messages)
+            if tokens <= self.max_prompt_tokens:
+                return Prompt(messages, at_hand - shown)
+        raise ConfigError(
+            f"case {task.case_id}: the prompt takes {tokens} tokens without any history, but "
+            f"only {self.max_prompt_tokens} fit. Raise max_model_len, show fewer "
+            "item_attributes, or prepare the data with fewer negatives."
+        )
+
+    def read(self, task: Task, reply: str) -> dict[str, Any]:
+        """A reply's columns of the rollout table; any text whatever is read, none raises.
+
+        A ranking is malformed unless it is a permutation of the candidates; a reflection is
+        malformed if it leaves no summary, and then the old summary stays.
+        """
+        rationale, answer = split_rationale(reply)
+        if isinstance(task, ReflectTask):
+            summary = read_summary(answer)
+            return {
+                "rationale": rationale,
+                "ranking": None,
+                "summary": summary or task.summary,
+                "malformed": not summary,
+                "missing": 0,
+                "repeated": 0,
+                "invented": 0,
+            }
+        candidates = self.dataset.case(task.case_id).candidates
+        reading = self.writer.reply_format.read(answer, candidates)
+        return {
+            "rationale": rationale,
+            "ranking": [candidates[index].item_id for index in reading.order],
+            "summary": None,
+            "malformed": not reading.whole,
+            "missing": reading.missing,
+            "repeated": reading.repeated,
+            "invented": reading.invented,
+        }
+
+    def _messages(self, task: Task, case: Case, memory: Memory) -> Messages:
+        if isinstance(task, RankTask):
+            return self.writer.rank(memory, case.candidates)
+        place = {item.item_id: index for index, item in enumerate(case.candidates)}
+        predicted = [place[item_id] for item_id in task.predicted]
+        return self.writer.reflect(memory, case.candidates, predicted, place[task.chosen])
+
+
+def split_rationale(reply: str) -> tuple[str, str]:
+    """(rationale, answer): the text in the think tags and the text behind them.
+
+    A rationale that is opened and never closed leaves no answer; without tags there is no
+    rationale. An opening tag that the chat template wrote, and the reply lacks, is no fault.
+    """
+    reply = reply[:MAX_REPLY]
+    before, closed, answer = reply.partition("</think>")
+    if closed:
+        return before.replace("<think>", "").strip(), answer.strip()
+    before, opened, rationale = reply.partition("<think>")
+    return (rationale.strip(), before.strip()) if opened else ("", reply.strip())
+
+
+def read_summary(answer: str) -> str:
+    """The first line with words in it, cleaned, at most MAX_SUMMARY characters; else ""."""
+    lines = (line for line in answer.splitlines() if re.search(r"\w{2}", line))
+    return next((clean(line, MAX_SUMMARY) for line in lines), "")

@@ -1,0 +1,178 @@
+"""Reply formats: how a ranking is written as text, and how that text is read back.
+
+A format is one replaceable part of the agent. It says how candidates are named in the prompt,
+what the model is asked to write, and reads a reply leniently (whatever can be understood is
+used) while judging it strictly (every name missing, repeated or invented is counted).
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starec_ray.agent.item_text import article_last, distinct_names
+from starec_ray.data.dataset import Item
+
+MAX_REPLY = 20_000  # characters read of one reply
+TOP_GRADE = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reply says of `n` candidates.
+
+    `order` holds every candidate index once, best first; candidates that the reply doesn't
+    name follow in the order shown, which is shuffled and so tells nothing.
+    """
+
+    order: tuple[int, ...]
+    missing: int
+    repeated: int
+    invented: int
+
+    @property
+    def whole(self) -> bool:
+        """True if the reply is a permutation of the candidates and nothing else."""
+        return not (self.missing or self.repeated or self.invented)
+
+
+class ReplyFormat(ABC):
+    """One way of writing a ranking."""
+
+    name: str
+    instruction: str  # the part of the system message that says how to answer
+
+    @abstractmethod
+    def names(self, candidates: Sequence[Item]) -> list[str]:
+        """How the prompt names each candidate, beside `candidates`."""
+
+    @abstractmethod
+    def write(self, candidates: Sequence[Item], order: Sequence[int], grades: Sequence[int]) -> str:
+        """A whole reply: `order` is best first, `grades` (0 … 9) beside `candidates`."""
+
+    @abstractmethod
+    def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
+        """Reads any text whatever; never raises."""
+
+
+class GradesFormat(ReplyFormat):
+    """Grade each candidate in the order listed: its first word, then a digit.
+
+    Walking down the list needs no memory of what was already named, so that repetition, the
+    main fault of small models, has no occasion; the reply takes 3 tokens a candidate. Sorting
+    by grade makes the ranking; equal grades keep the order shown.
+    """
+
+    name = "grades"
+    instruction = (
+        "Go through the candidates in the order listed. For each write its first word and, "
+        f"joined to it, a grade from 0 (will not choose it) to {TOP_GRADE} (will choose it)."
+    )
+
+    def names(self, candidates: Sequence[Item]) -> list[str]:
+        return [article_last(name) for name in distinct_names(candidates)]
+
+    def write(self, candidates: Sequence[Item], order: Sequence[int], grades: Sequence[int]) -> str:
+        words = [first_word(name) for name in self.names(candidates)]
+        return " ".join(f"{word}{grade}" for word, grade in zip(words, grades, strict=True))
+
+    def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
+        names = self.names(candidates)
+        # A text that stands for several candidates stands for them in the order listed.
+        owners: dict[str, list[int]] = {}
+        for index, name in enumerate(names):
+            for text in {name.casefold(), first_word(name).casefold()}:
+                owners.setdefault(text, []).append(index)
+        alternatives = "|".join(re.escape(t) for t in sorted(owners, key=len, reverse=True))
+        entry = re.compile(rf"(?<![^\s,;.*\-])({alternatives})[\s:=\-]{{0,3}}([0-9])(?![0-9])")
+        text = reply[:MAX_REPLY].casefold()
+        grades: dict[int, int] = {}
+        repeated = 0
+        for match in entry.finditer(text):
+            free = [index for index in owners[match[1]] if index not in grades]
+            if free:
+                grades[free[0]] = int(match[2])
+            else:
+                repeated += 1
+        invented = sum(1 for word in entry.sub(" ", text).split() if any(map(str.isalnum, word)))
+        order = sorted(grades, key=lambda index: (-grades[index], index))
+        return _completed(order, len(candidates), repeated, invented)
+
+
+class TitlesFormat(ReplyFormat):
+    """List the candidates by title, best first, one a line and numbered, as in the paper.
+
+    What stands behind the title on its line (the short explanation) isn't judged.
+    """
+
+    name = "titles"
+    instruction = (
+        "List all candidates, best first, one a line: the number, a dot, the title exactly as "
+        "it is written. Name each candidate once and nothing else."
+    )
+
+    def names(self, candidates: Sequence[Item]) -> list[str]:
+        return distinct_names(candidates)
+
+    def write(self, candidates: Sequence[Item], order: Sequence[int], grades: Sequence[int]) -> str:
+        names = self.names(candidates)
+        return "\n".join(f"{rank}. {names[index]}" for rank, index in enumerate(order, start=1))
+
+    def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
+        names = [_bare(name.casefold()) for name in self.names(candidates)]
+        order: list[int] = []
+        repeated = invented = 0
+        for line in reply[:MAX_REPLY].casefold().splitlines():
+            entry = _bare(re.sub(r"^[\s*\-#]*\d{1,3}\s*[.):]", "", line))
+            if not any(map(str.isalnum, entry)):
+                continue
+            meant = [i for i, name in enumerate(names) if _begins_with(entry, name)]
+            longest = max((len(names[i]) for i in meant), default=0)
+            free = [i for i in meant if len(names[i]) == longest and i not in order]
+            if free:
+                order.append(free[0])
+            elif meant:
+                repeated += 1
+            else:
+                invented += 1
+        return _completed(order, len(candidates), repeated, invented)
+
+
+def grades_of(order: Sequence[int]) -> list[int]:
+    """Grades in equal steps down a ranking (candidate indices, best first), by candidate."""
+    grades = [0] * len(order)
+    for place, index in enumerate(order):
+        grades[index] = TOP_GRADE - place * (TOP_GRADE + 1) // len(order)
+    return grades
+
+
+def first_word(name: str) -> str:
+    """The leading words of a name up to the first that ends in a letter; else all of it.
+
+    A grade is joined to it, so that it must not end in a digit ("12 Angry", not "12").
+    """
+    words = name.split()
+    for count, word in enumerate(words, start=1):
+        bare = word.rstrip(",:;.!?'\"")
+        if bare and bare[-1].isalpha():
+            return " ".join([*words[: count - 1], bare])
+    return name
+
+
+def _bare(text: str) -> str:
+    """Without the marks that models put before a name (bullets, quotes, emphasis)."""
+    return text.lstrip(" \t*-#\"'")
+
+
+def _begins_with(text: str, name: str) -> bool:
+    """True if `text` begins with `name` as whole words ("Alien" doesn't begin "Aliens")."""
+    return text.startswith(name) and not text[len(name) : len(name) + 1].isalnum()
+
+
+def _completed(order: list[int], n: int, repeated: int, invented: int) -> Reading:
+    named = set(order)
+    unnamed = [index for index in range(n) if index not in named]
+    return Reading((*order, *unnamed), len(unnamed), repeated, invented)
+
+
+FORMATS: dict[str, ReplyFormat] = {f.name: f for f in (GradesFormat(), TitlesFormat())}

@@ -1,0 +1,64 @@
+"""Items as words: what a prompt shows of an item, safe to stand beside instructions."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from starec_ray.data.dataset import Item
+
+ATTRIBUTES = ("year", "tags", "people", "popularity")
+MAX_TEXT = 120  # characters of one title or attribute; the rest is cut
+# Brackets spell control tokens ("<|im_end|>", "</s>", "[INST]") and think tags: they are
+# replaced by look-alikes, so that item text stays data in every chat template.
+_LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "[": "(", "]": ")", "{": "(", "}": ")"})
+_ARTICLES = ("the ", "a ", "an ")
+
+
+def clean(text: str, most: int = MAX_TEXT) -> str:
+    """One line of harmless text: no control characters, no brackets, `most` characters at most."""
+    printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    line = " ".join(printable.translate(_LOOKALIKES).split())[:most].strip()
+    return line if any(map(str.isalnum, line)) else "untitled"
+
+
+def article_last(title: str) -> str:
+    """The telling word first: "The Matrix" → "Matrix, The"."""
+    for article in _ARTICLES:
+        if title.lower().startswith(article) and len(title) > len(article):
+            return f"{title[len(article) :]}, {title[: len(article) - 1]}"
+    return title
+
+
+def distinct_names(items: Sequence[Item]) -> list[str]:
+    """Cleaned titles, told apart where they are equal: by year, else by a running number."""
+    names = [clean(item.title) for item in items]
+    for tell_apart in (lambda i: items[i].year, lambda i: f"#{i + 1}"):
+        counts = Counter(name.casefold() for name in names)
+        names = [
+            f"{name} ({tell_apart(i)})" if counts[name.casefold()] > 1 else name
+            for i, name in enumerate(names)
+        ]
+    return names
+
+
+def popularity_level(popularity: int, most_popular: int) -> int:
+    """0 … 9, by the square root of the share of the most popular item's interactions.
+
+    The root spreads the long tail: level 9 is within 20 % of the top, level 0 below 1 %.
+    """
+    return min(9, int(9.99 * (popularity / most_popular) ** 0.5)) if most_popular else 0
+
+
+def describe(name: str, item: Item, attributes: Sequence[str], most_popular: int) -> str:
+    """A prompt's line on one item: its name, then the attributes asked for, in their order."""
+    parts = [name]
+    for attribute in attributes:
+        if attribute == "year" and item.year is not None:
+            parts.append(f"({item.year})")
+        elif attribute == "tags" and item.tags:
+            parts.append(" ".join(clean(tag) for tag in item.tags[:4]))
+        elif attribute == "people" and item.people:
+            parts.append("by " + ", ".join(clean(person) for person in item.people[:2]))
+        elif attribute == "popularity":
+            parts.append(str(popularity_level(item.popularity, most_popular)))
+    return " ".join(parts)

@@ -1,0 +1,94 @@
+"""The messages of fast and slow thinking, in words that fit films, music or products alike."""
+
+from collections.abc import Sequence
+
+from starec_ray.agent.formats import ReplyFormat
+from starec_ray.agent.item_text import clean, describe
+from starec_ray.agent.memory import Memory
+from starec_ray.data.dataset import Item
+
+Messages = list[dict[str, str]]
+
+RANK_SYSTEM = "You know this user's taste. Predict what the user chooses next."
+THINK = "First think in one short sentence between <think> and </think>."
+REFLECT_SYSTEM = (
+    "You keep the preference summary of this user. You made a prediction; now the real choice "
+    "is known. Between <think> and </think> say in one sentence what was misjudged. Then write "
+    "the new preference summary in one sentence that begins with Likes."
+)
+POPULARITY = "The last digit is how popular it is."
+
+
+class PromptWriter:
+    """Writes the messages; the memory is theirs to read, the reply format says how to answer.
+
+    Args:
+        reply_format: how rankings are written.
+        attributes: of `item_text.ATTRIBUTES`, shown behind each item's name.
+        most_popular: the popularity of the catalog's most popular item.
+        think_before_ranking: ask for a rationale before the ranking.
+    """
+
+    def __init__(
+        self,
+        reply_format: ReplyFormat,
+        attributes: Sequence[str],
+        most_popular: int,
+        think_before_ranking: bool,
+    ) -> None:
+        self.reply_format = reply_format
+        self.attributes = tuple(attributes)
+        self.most_popular = most_popular
+        self.think_before_ranking = think_before_ranking
+
+    def rank(self, memory: Memory, candidates: Sequence[Item]) -> Messages:
+        system = [RANK_SYSTEM]
+        if self.think_before_ranking:
+            system.append(THINK)
+        system.append(self.reply_format.instruction)
+        if "popularity" in self.attributes:
+            system.append(POPULARITY)
+        lines = [*self._memory(memory), "Candidates:"]
+        names = self.reply_format.names(candidates)
+        lines += [self._line(n, item) for n, item in zip(names, candidates, strict=True)]
+        return _messages(" ".join(system), lines)
+
+    def reflect(
+        self, memory: Memory, candidates: Sequence[Item], predicted: Sequence[int], chosen: int
+    ) -> Messages:
+        """`predicted` and `chosen` are indices of `candidates`; the top three are shown."""
+        names = self.reply_format.names(candidates)
+
+        def line(index: int) -> str:
+            return self._line(names[index], candidates[index])
+
+        lines = [
+            *self._memory(memory),
+            "You predicted:",
+            *(line(index) for index in predicted[:3]),
+            f"The user chose, your rank {list(predicted).index(chosen) + 1}:",
+            line(chosen),
+        ]
+        return _messages(REFLECT_SYSTEM, lines)
+
+    def _memory(self, memory: Memory) -> list[str]:
+        profile = ", ".join(f"{clean(k)} {clean(v)}" for k, v in memory.profile.items())
+        lines = [f"User: {profile}"] if profile else []
+        lines.append(f"Summary: {memory.summary}")
+        if memory.history:
+            lines.append("Latest, + liked, - not:")
+            shown = [a for a in self.attributes if a != "popularity"]
+            for item, liked in memory.history:
+                text = describe(clean(item.title), item, shown, self.most_popular)
+                lines.append(f"{'+' if liked else '-'} {text}")
+        return lines
+
+    def _line(self, name: str, item: Item) -> str:
+        return describe(name, item, self.attributes, self.most_popular)
+
+
+def _messages(system: str, lines: Sequence[str]) -> Messages:
+    return [
+        {"role": "system", "content": system},
+        {"role": "user", "content": "\n".join(lines)},
+    ]

@@ -1,0 +1,99 @@
+"""Reply formats: what is written is read back whole; whatever is wrong is counted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starec_ray.agent.formats import FORMATS, MAX_REPLY, first_word, grades_of
+from starec_ray.data.dataset import Item
+
+
+def item(item_id: str, title: str, year: int | None = None) -> Item:
+    return Item(item_id, title, year, (), (), 0)
+
+
+FILMS = [
+    item("a", "The Godfather", 1972),
+    item("b", "12 Angry Men", 1957),
+    item("c", "Star Wars", 1977),
+    item("d", "Star Trek", 1979),
+    item("e", "2001: A Space Odyssey", 1968),
+    item("f", "Psycho", 1960),
+    item("g", "Psycho", 1998),
+]
+titles = st.text(min_size=0, max_size=40)
+catalogs = st.lists(titles, min_size=1, max_size=20).map(
+    lambda names: [item(str(i), name, 1990) for i, name in enumerate(names)]
+)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(candidates=catalogs, data=st.data())
+def test_a_written_ranking_is_read_back_whole(name, candidates, data):
+    order = data.draw(st.permutations(range(len(candidates))))
+    written = FORMATS[name].write(candidates, order, grades_of(order))
+    reading = FORMATS[name].read(written, candidates)
+    assert sorted(reading.order) == list(range(len(candidates)))
+    assert reading.missing == 0
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_written_ranking_of_films_is_whole_and_in_order(name):
+    order = [3, 0, 6, 1, 2, 5, 4]
+    reading = FORMATS[name].read(FORMATS[name].write(FILMS, order, grades_of(order)), FILMS)
+    assert reading.whole
+    grades = grades_of(order)
+    assert [grades[i] for i in reading.order] == sorted(grades, reverse=True)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(reply=st.text(max_size=400), candidates=catalogs)
+def test_hostile_text_never_raises_and_yields_a_permutation(name, reply, candidates):
+    reading = FORMATS[name].read(reply, candidates)
+    assert sorted(reading.order) == list(range(len(candidates)))
+    assert 0 <= reading.missing <= len(candidates)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_huge_reply_is_read_in_bounded_time(name):
+    reading = FORMATS[name].read("Star 7 " * MAX_REPLY, FILMS)
+    assert not reading.whole
+
+
+def test_grades_are_read_in_spite_of_spaces_colons_and_full_titles():
+    reply = "Godfather: 9, 12 Angry Men=3\nStar Wars - 7; Star 2 2001: a 5 Psycho 4 Psycho 6"
+    reading = FORMATS["grades"].read(reply, FILMS)
+    assert reading.whole
+    assert reading.order == (0, 2, 6, 4, 5, 1, 3)
+
+
+def test_grades_count_missing_repeated_and_invented_names():
+    reading = FORMATS["grades"].read("Godfather9 Godfather3 Matrix7 Psycho5", FILMS)
+    assert (reading.missing, reading.repeated, reading.invented) == (5, 1, 1)
+    assert reading.order[:2] == (0, 5)
+    assert not reading.whole
+
+
+def test_equal_grades_keep_the_order_shown():
+    candidates = [item("a", "Alien"), item("b", "Brazil"), item("c", "Casino")]
+    assert FORMATS["grades"].read("Alien5 Brazil5 Casino5", candidates).order == (0, 1, 2)
+
+
+def test_titles_count_missing_repeated_and_invented_names():
+    reply = "1. Star Trek - a classic\n2) star wars\n3. Star Trek\n4. The Matrix\n\n"
+    reading = FORMATS["titles"].read(reply, FILMS)
+    assert reading.order[:2] == (3, 2)
+    assert (reading.missing, reading.repeated, reading.invented) == (5, 1, 1)
+
+
+def test_a_title_that_begins_another_is_not_taken_for_it():
+    candidates = [item("a", "Alien"), item("b", "Aliens")]
+    assert FORMATS["titles"].read("1. Aliens\n2. Alien", candidates).order == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("Godfather, The", "Godfather"), ("12 Angry Men", "12 Angry"), ("2001", "2001")],
+)
+def test_the_first_word_ends_in_a_letter(name, word):
+    assert first_word(name) == word
