@@ -1,0 +1,1 @@
+"""What runs as Ray actors beside the learners: env runners, reward actors, weight transfer."""

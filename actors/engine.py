@@ -1,0 +1,75 @@
+"""A vLLM engine inside an actor's process."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from starec_ray.errors import ConfigError
+
+
+def start_engine(config: Any) -> Any:
+    """A `vllm.LLM` by the settings of `config`, in this process.
+
+    Raises:
+        ConfigError: if the tokenizer has no chat template.
+    """
+    on_gpu = config.num_gpus_per_env_runner > 0
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    settings: dict[str, Any] = {
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "tensor_parallel_size": config.tensor_parallel_size,
+    }
+    if not on_gpu:
+        threads = str(max(1, int(config.num_cpus_per_env_runner)))
+        # Ray gives actors one thread; vLLM would pin its own to the same first cores in every
+        # actor of a machine. Both must be set before vLLM is imported.
+        os.environ["OMP_NUM_THREADS"] = threads
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.kv_cache_gib)))
+        settings = {"enforce_eager": True}
+        import torch
+
+        torch.set_num_threads(int(threads))
+    from vllm import LLM
+
+    llm = LLM(
+        config.model_path,
+        dtype=config.dtype,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        enable_prefix_caching=True,
+        # Log-probs at the sampling temperature; without top-p and top-k, of the whole
+        # distribution.
+        logprobs_mode="processed_logprobs",
+        seed=config.seed or 0,
+        disable_log_stats=True,
+        **settings,
+    )
+    if llm.get_tokenizer().chat_template is None:
+        raise ConfigError(
+            f"the tokenizer of {config.model_path} has no chat template; take an instruct model, "
+            "or add a template to its tokenizer_config.json."
+        )
+    return llm
+
+
+def load_saved_weights(llm: Any, folder: str) -> None:
+    """Replaces the engine's weights by those of a saved model, in Hugging Face's names."""
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _saved(folder)})
+
+
+def _saved(folder: str) -> Iterator[tuple[str, Any]]:
+    from huggingface_hub import snapshot_download
+    from safetensors import safe_open
+
+    if not Path(folder).is_dir():
+        folder = snapshot_download(folder, allow_patterns=["*.safetensors"])
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise ConfigError(f"{folder} holds no .safetensors: not a saved model.")
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - the object isn't a mapping
+                yield name, tensors.get_tensor(name)

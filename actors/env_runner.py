@@ -1,0 +1,189 @@
+"""The vLLM env runner: samples what an agent answers to its tasks."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import torch
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.actor_manager import FaultAwareApply
+
+from actors.engine import load_saved_weights, start_engine
+from starec_ray.agent.agent import Agent, Prompt
+from starec_ray.agent.tasks import RankTask, Task
+from starec_ray.data.dataset import Dataset
+from starec_ray.errors import ConfigError, StaleWeightsError
+from starec_ray.schemas import ROLLOUTS
+from starec_ray.tokens import count_tokens, prompt_ids
+
+
+class VLLMEnvRunner(EnvRunner, FaultAwareApply):
+    """A vLLM engine in RLlib's EnvRunnerGroup; the users' agents are its environment.
+
+    It reads the prompts' side of the data folder alone. What a user really chose reaches it
+    only inside a `ReflectTask`, which is made after the ranking was scored.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        """Starts the engine, in this process, by the settings of `config` (`STARecConfig`)."""
+        super().__init__(config=config, **kwargs)
+        self.worker_index = kwargs.get("worker_index", 0)
+        self.agent = Agent.from_config(config, Dataset.load(config.data_path))
+        self.llm = start_engine(config)
+        self.tokenizer = self.llm.get_tokenizer()
+        # vLLM's seeded requests fail on a CPU when a long prompt is computed in chunks; there
+        # the engine draws from this process's generator, which is seeded instead.
+        self._seeds_each_request = config.num_gpus_per_env_runner > 0
+        # What the engine started with has no version: nothing is sampled before weights come.
+        self.weight_version: int | None = None
+
+    def sample(  # type: ignore[override]
+        self,
+        tasks: Sequence[Task],
+        *,
+        rollouts: int,
+        temperature: float,
+        seed: int,
+        weight_version: int,
+    ) -> pa.Table:
+        """Rollouts of all tasks in one request to the engine, by task then rollout.
+
+        Args:
+            tasks: rankings or reflections.
+            rollouts: answers to each prompt, whose prefix is computed once.
+            temperature: 0 is greedy; above it no top-p and no top-k cut the distribution.
+            seed: the same tasks, weights and seed give the same answers.
+            weight_version: the version that the engine must hold.
+
+        Returns:
+            `schemas.ROLLOUTS`.
+
+        Raises:
+            StaleWeightsError: if the engine holds another version.
+            ConfigError: if a prompt can't fit the window.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        if weight_version != self.weight_version:
+            raise StaleWeightsError(
+                f"env runner {self.worker_index} holds weights of version {self.weight_version}, "
+                f"version {weight_version} was asked for."
+            )
+        if temperature == 0 and rollouts != 1:
+            raise ConfigError("greedy answers are all the same: ask for 1 rollout, not more.")
+        prompts = [self.agent.prompt(task, self._count_tokens) for task in tasks]
+        token_ids = [prompt_ids(self.tokenizer, prompt.messages) for prompt in prompts]
+        torch.manual_seed(seed)
+        answers = self.llm.generate(
+            [TokensPrompt(prompt_token_ids=ids) for ids in token_ids],
+            [
+                SamplingParams(
+                    n=rollouts,
+                    temperature=temperature,
+                    max_tokens=self._max_tokens(task),
+                    seed=seed + number if self._seeds_each_request else None,
+                    logprobs=0,  # the sampled token's alone
+                )
+                for number, task in enumerate(tasks)
+            ],
+            use_tqdm=False,
+        )
+        rows = [
+            self._row(number, task, prompt, ids, rollout, answer)
+            for number, (task, prompt, ids, request) in enumerate(
+                zip(tasks, prompts, token_ids, answers, strict=True)
+            )
+            for rollout, answer in enumerate(request.outputs)
+        ]
+        return pa.Table.from_pylist(rows, schema=ROLLOUTS)
+
+    def load_weights(self, ticket: Any) -> dict[str, float]:
+        """Loads a published version (`weight_transfer.Ticket`); returns seconds by part."""
+        self.weight_version = None  # unknown until all of it is there
+        seconds = ticket.load_into(self.llm)
+        self._weights_changed(ticket.version)
+        return seconds
+
+    def load_model(self, folder: str, version: int) -> dict[str, float]:
+        """Loads a saved model of the same architecture (a folder, or a Hugging Face id)."""
+        self.weight_version = None
+        load_saved_weights(self.llm, folder)
+        self._weights_changed(version)
+        return {}
+
+    def memory(self) -> dict[str, int]:
+        """Resident bytes of this process, engine included."""
+        return {"rss_bytes": psutil.Process(os.getpid()).memory_info().rss}
+
+    def _weights_changed(self, version: int) -> None:
+        # Cached keys and values are of the old weights.
+        if not self.llm.reset_prefix_cache():
+            raise StaleWeightsError("vLLM kept its prefix cache: requests are still running.")
+        self.weight_version = version
+
+    def _count_tokens(self, messages: list[dict[str, str]]) -> int:
+        return count_tokens(self.tokenizer, messages)
+
+    def _max_tokens(self, task: Task) -> int:
+        if isinstance(task, RankTask):
+            return self.config.max_rank_tokens
+        return self.config.max_reflect_tokens
+
+    def _row(
+        self,
+        number: int,
+        task: Task,
+        prompt: Prompt,
+        ids: list[int],
+        rollout: int,
+        answer: Any,
+    ) -> dict[str, Any]:
+        reply_ids = list(answer.token_ids)
+        reply = self.tokenizer.decode(reply_ids, skip_special_tokens=True)
+        return {
+            "kind": "rank" if isinstance(task, RankTask) else "reflect",
+            "case_id": task.case_id,
+            "task": number,
+            "rollout": rollout,
+            "prompt": "\n\n".join(message["content"] for message in prompt.messages),
+            "reply": reply,
+            **self.agent.read(task, reply),
+            "history_shed": prompt.history_shed,
+            "finish_reason": answer.finish_reason,
+            "weight_version": self.weight_version,
+            "prompt_ids": ids,
+            "reply_ids": reply_ids,
+            "logprobs": [
+                step[token].logprob
+                for token, step in zip(reply_ids, answer.logprobs, strict=True)
+            ],
+        }
+
+    # --- RLlib's duties ----------------------------------------------------------------------
+
+    def assert_healthy(self) -> None:
+        """Raises if there is no engine."""
+        assert self.llm is not None
+
+    def get_spaces(self) -> dict[str, Any]:
+        """Text in, text out: RLlib asks for spaces before it makes learners."""
+        spaces = (self.config.observation_space, self.config.action_space)
+        return {"__env__": spaces, "default_policy": spaces}
+
+    def get_metrics(self) -> dict[str, Any]:
+        """None of its own: what is to be said of rollouts stands in their table."""
+        return {}
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """No state: weights come by version, and memories with the tasks."""
+        return {}
+
+    def set_state(self, state: Any) -> None:
+        """Nothing to set, see `get_state`."""
+
+    def stop(self) -> None:
+        """Lets go of the engine."""
+        self.llm = None
