@@ -1,0 +1,1 @@
+"""The DeepSpeed learner, its objectives, and the packing of token batches."""

@@ -1,0 +1,89 @@
+"""DeepSpeed's configuration, and the process that DeepSpeed finds itself in."""
+
+import logging
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from starec_ray.errors import ConfigError
+
+CPU_BUCKET = 2**24  # gradient elements that learners sum at once
+
+
+def deepspeed_config(config: Any) -> dict[str, Any]:
+    """The DeepSpeed configuration of an algorithm config.
+
+    One DeepSpeed step is one update: the learner sets the accumulation boundary and divides by
+    the global token counts itself, so the batch sizes below are formal. In bfloat16 the weights
+    that AdamW changes are float32, and so is the sum of the micro-batches' gradients.
+    """
+    if config.zero_stage not in (1, 2, 3):
+        raise ConfigError(f"zero_stage is {config.zero_stage!r}: choose 1, 2 or 3.")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"dtype is {config.dtype!r}: choose float32 or bfloat16.")
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.grad_clip or 0.0,
+        "steps_per_print": None,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "contiguous_gradients": True,
+            "overlap_comm": config.num_gpus_per_learner > 0,
+        },
+    }
+    if config.num_gpus_per_learner == 0:
+        # Allocated anew in each backward pass: GPUs reuse memory, the CPU gets it page by page,
+        # and DeepSpeed's own 2 GB would take longer than a small model's backward pass.
+        settings["zero_optimization"]["reduce_bucket_size"] = CPU_BUCKET
+    if config.dtype == "bfloat16":
+        settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def prepare_process(*, num_cpus: int, use_gpu: bool) -> torch.device:
+    """Makes this process one that DeepSpeed can start in; returns the device to train on.
+
+    RLlib has made the process group where there are several learners or remote ones; a local
+    learner gets a group of its own. Call before the first import of deepspeed.
+    """
+    # Ray gives actors one OpenMP thread unless told otherwise.
+    os.environ["OMP_NUM_THREADS"] = str(num_cpus)
+    torch.set_num_threads(num_cpus)
+    if use_gpu and not torch.cuda.is_available():
+        raise ConfigError(
+            "num_gpus_per_learner is above 0, but torch sees no GPU in the learner's process: set "
+            "it to 0, or install a torch build with CUDA."
+        )
+    if not use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if use_gpu else "gloo",
+            store=dist.HashStore(),
+            rank=0,
+            world_size=1,
+        )
+    # A learner sees its own GPU alone, as number 0, whatever its rank on the machine.
+    alone = not use_gpu or torch.cuda.device_count() == 1
+    os.environ["RANK"] = str(dist.get_rank())
+    os.environ["WORLD_SIZE"] = str(dist.get_world_size())
+    os.environ["LOCAL_RANK"] = "0" if alone else os.environ.get("LOCAL_RANK", "0")
+    os.environ.setdefault("LOCAL_SIZE", "1")
+
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # No operator is needed that DeepSpeed would compile on first use, for a minute: above all not
+    # its shared-memory all-reduce, whose ranks wait for a dead peer for ever.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(
+        dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False
+    )
+    if not use_gpu:
+        return torch.device("cpu")
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return torch.device("cuda", torch.cuda.current_device())

@@ -1,0 +1,362 @@
+"""A learner of RLlib's LearnerGroup that trains a language model with DeepSpeed.
+
+Methods marked `together` are called on all learners at once: they work together, and one alone
+would wait for the others. Tables are checked before that starts, on all learners alike, so that a
+bad table is an error everywhere and a hang nowhere.
+"""
+
+import functools
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+from torch import Tensor
+
+from learners.batching import COMPONENTS, MicroBatch, Plan, plan
+from learners.deepspeed_config import deepspeed_config, prepare_process
+from learners.logprobs import ReplyScorer
+from learners.metrics import BatchStats
+from learners.objectives import ANCHOR, Objective, token_loss
+from learners.weights import (
+    FrozenWeights,
+    load_language_model,
+    named_tensors,
+    put_in_place,
+    save_model,
+)
+from starec_ray.errors import ConfigError, DataError, STARecError
+
+OBJECTIVES = ("anchor", "grpo")
+COUNTERS = "counters.json"
+ENGINE_STATE = "deepspeed"
+REFERENCE = "reference"
+FAILURE = "starec/failure"  # key of the process group's store
+EXIT_DELAY_S = 3.0
+
+
+class LearnerLostError(STARecError):
+    """Another learner of the group failed, so this one can't finish; names it and its error."""
+
+
+class Publisher(Protocol):
+    """Takes weights to where they are used."""
+
+    def publish(self, named_tensors: Iterator[tuple[str, Tensor]], version: int) -> Any:
+        """Reads all tensors, each good until the next is asked for; returns a handle."""
+
+
+def together(method: Callable) -> Callable:
+    """For work that all learners do together: an error in one of them ends it in all, soon.
+
+    The one that failed raises its error, the others a LearnerLostError that quotes it where it
+    can be known. All of them exit then: build the group again and load the last checkpoint.
+    """
+
+    @functools.wraps(method)
+    def wrapped(self: "DeepSpeedLearner", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except STARecError:  # raised by all learners alike, before they work together
+            raise
+        except Exception as error:
+            if self.world_size == 1:
+                raise
+            own = f"learner {self.rank} in {method.__name__}: {error!r}"
+            cause = _first_failure(own)
+            # The others wait for this one until its connections close: with the process, once
+            # Ray has delivered the error.
+            threading.Timer(EXIT_DELAY_S, os._exit, (1,)).start()
+            if cause == own:
+                raise
+            raise LearnerLostError(f"Another learner failed first: {cause}") from error
+
+    return wrapped
+
+
+def _first_failure(own: str) -> str:
+    """The first error that any learner told of; `own` if it is this one."""
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        return store.compare_set(FAILURE, "", own).decode()
+    except RuntimeError:  # learner 0, which holds the store, is gone
+        return "learner 0 is gone; Ray has its error."
+
+
+class DeepSpeedLearner(TorchLearner):
+    """Trains one language model with ZeRO stage 1, 2 or 3, on CPUs or GPUs.
+
+    Works as RLlib's local learner (`num_learners=0`) and as one of several.
+    """
+
+    config: Any  # an AlgorithmConfig with this system's fields
+    _device: torch.device
+
+    def build(self) -> None:
+        """Loads the model and starts DeepSpeed. Collective."""
+        if self._is_built:
+            return
+        config = self.config
+        num_cpus = config.num_cpus_per_learner
+        self._device = prepare_process(
+            num_cpus=1 if num_cpus == "auto" else max(1, int(num_cpus)),
+            use_gpu=config.num_gpus_per_learner > 0,
+        )
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        import deepspeed
+
+        settings = deepspeed_config(config)
+        self.model = load_language_model(config, settings)
+        scorer = ReplyScorer(self.model)
+        optimizer = torch.optim.AdamW(
+            scorer.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
+        self.engine, *_ = deepspeed.initialize(
+            model=scorer, optimizer=optimizer, config=settings, dist_init_required=False
+        )
+        self.objective = Objective(config.clip_low, config.clip_high, config.kl_coeff)
+        self.reference: FrozenWeights | None = None
+        self.counters = {"stage_steps": 0, "skipped_steps": 0, "weight_version": 0}
+        self._is_built = True
+
+    @together
+    def update_sequences(self, sequences: pa.Table, *, objective: str) -> dict[str, float]:
+        """One optimiser step on the whole table (SEQUENCES schema), of which each learner takes
+        its share; returns the metrics of `learners.metrics`, the same on all learners.
+
+        `objective` sets the learning rate and which rows may come: "anchor" takes the anchor's
+        traces, "grpo" rollouts and traces. A step whose gradient isn't finite is left out, on
+        all learners, and counted in `skipped_steps`.
+        """
+        start = time.perf_counter()
+        if objective not in OBJECTIVES:
+            raise ConfigError(f"Unknown objective {objective!r}: use {' or '.join(OBJECTIVES)}.")
+        batch = self._plan(sequences)
+        if objective == "anchor" and any(
+            batch.component_tokens[name] for name in COMPONENTS if name != "anchor"
+        ):
+            raise DataError("The anchor objective learns from traces: rollouts are in the table.")
+        micro_batches = [self._to_device(m) for m in batch.micro_batches]
+        references = self._reference_logprobs(micro_batches, objective)
+        lr = self._set_learning_rate(objective)
+
+        weights = torch.tensor(
+            [1 / max(1, batch.component_tokens[name]) for name in COMPONENTS], device=self.device
+        )
+        stats = BatchStats(self.device)
+        self.engine.train()
+        last = len(micro_batches) - 1
+        for i, (tensors, reference_N) in enumerate(zip(micro_batches, references, strict=True)):
+            logprobs_N, entropy_N = self._score(tensors, self.config.temperature)
+            loss, token_stats = token_loss(
+                self.objective,
+                logprobs_N=logprobs_N,
+                entropy_N=entropy_N,
+                components_N=tensors["components"],
+                advantages_N=tensors["advantages"],
+                sampled_N=tensors["logprobs"],
+                reference_N=reference_N,
+                component_weights=weights,
+            )
+            self.engine.set_gradient_accumulation_boundary(i == last)
+            # DeepSpeed averages the gradients over the learners; theirs are parts of one sum.
+            self.engine.backward(loss * self.world_size, scale_wrt_gas=False)
+            self.engine.step()
+            stats.add(token_stats)
+        applied = self.engine.was_step_applied()
+        self.counters["stage_steps" if applied else "skipped_steps"] += 1
+
+        seconds = time.perf_counter() - start
+        return {
+            **stats.reduce(batch, kl_coeff=self.config.kl_coeff),
+            "grad_norm": float(self.engine.get_global_grad_norm()),
+            "lr": lr,
+            "skipped_steps": float(self.counters["skipped_steps"]),
+            "micro_batches": float(len(micro_batches)),
+            "seconds": seconds,
+            "tokens_per_second": batch.tokens / seconds,
+        }
+
+    @together
+    def nll(self, sequences: pa.Table) -> dict[str, float]:
+        """The negative log-likelihood of the replies, nats a token, at temperature 1; no update.
+
+        Returns {"nll": …, "reply_tokens": …} over the whole table.
+        """
+        batch = self._plan(sequences)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.engine.eval()
+        with torch.no_grad():
+            for micro_batch in batch.micro_batches:
+                logprobs_N, _ = self._score(self._to_device(micro_batch), temperature=1.0)
+                total -= logprobs_N.double().sum()
+        dist.all_reduce(total)
+        tokens = sum(batch.component_tokens.values())
+        return {"nll": total.item() / tokens, "reply_tokens": float(tokens)}
+
+    @together
+    def freeze_anchor(self) -> None:
+        """Ends the anchor stage: the weights of now become the reference of the KL term, and the
+        optimiser and the warm-up start afresh. Without a KL term no reference is kept.
+        """
+        if self.config.kl_coeff > 0:
+            self.reference = FrozenWeights(self.engine, self.model)
+        for state in self.engine.optimizer.optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    value.zero_()
+        self.counters["stage_steps"] = 0
+
+    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, whole tensor), one at a time: see `learners.weights`. Collective."""
+        return named_tensors(self.model)
+
+    @together
+    def publish_weights(self, version: int, publisher: Publisher) -> Any:
+        """Hands all weights to the publisher on rank 0 and returns its handle; others: None."""
+        handle = None
+        if self.rank == 0:
+            handle = publisher.publish(self.export_weights(), version)
+        elif self.config.zero_stage == 3:
+            for _ in self.export_weights():
+                pass
+        self.counters["weight_version"] = version
+        return handle
+
+    @together
+    def save_model(self, folder: str) -> None:
+        """Writes the model for transformers and vLLM (safetensors, config, tokenizer)."""
+        save_model(self.model, self.config.model_path, Path(folder), rank=self.rank)
+        dist.barrier()
+
+    @together
+    def save_checkpoint(self, folder: str) -> None:
+        """Writes weights, optimiser state, counters and reference, whole or not at all.
+
+        `folder` must be reachable from all learners.
+        """
+        target = Path(folder)
+        part = target.with_name(target.name + ".part")
+        self.engine.save_checkpoint(str(part), tag=ENGINE_STATE, save_latest=False)
+        if self.reference is not None:
+            with self.reference.in_place():
+                save_model(self.model, self.config.model_path, part / REFERENCE, rank=self.rank)
+        dist.barrier()
+        if self.rank == 0:
+            counters = {"world_size": self.world_size, **self.counters}
+            (part / COUNTERS).write_text(json.dumps(counters))
+            put_in_place(part, target)
+        dist.barrier()
+
+    @together
+    def load_checkpoint(self, folder: str) -> None:
+        """Goes on where `save_checkpoint` wrote; as many learners and the same ZeRO stage."""
+        source = Path(folder)
+        try:
+            counters = json.loads((source / COUNTERS).read_text())
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{folder} is no learner checkpoint: it has no {COUNTERS}."
+            ) from error
+        if counters["world_size"] != self.world_size:
+            raise ConfigError(
+                f"The checkpoint {folder} was written by {counters['world_size']} learners, and "
+                f"{self.world_size} are to read it: set num_learners to as many, or start from "
+                "the saved model."
+            )
+        del counters["world_size"]
+        self.engine.load_checkpoint(str(source), tag=ENGINE_STATE)
+        self.counters = counters
+        self.reference = None
+        if self.config.kl_coeff > 0 and (source / REFERENCE).exists():
+            self.reference = FrozenWeights(self.engine, self.model)
+            self.reference.load(self.model, source / REFERENCE)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that this learner holds: its process, the reference, and the GPU's peak."""
+        return {
+            "rss_bytes": psutil.Process(os.getpid()).memory_info().rss,
+            "reference_bytes": self.reference.nbytes if self.reference else 0,
+            "gpu_peak_bytes": (
+                torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
+            ),
+        }
+
+    def get_state(self, components=None, *, not_components=None, **kwargs) -> dict[str, Any]:
+        """Counters only: RLlib asks one learner, and gathering weights takes all of them."""
+        return {
+            COMPONENT_RL_MODULE: {},
+            WEIGHTS_SEQ_NO: self.counters["weight_version"],
+            "counters": dict(self.counters),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing to do: `load_checkpoint` brings weights, optimiser and counters back."""
+
+    def get_checkpointable_components(self) -> list:
+        """None: `save_checkpoint` writes what is to be kept."""
+        return []
+
+    def compute_loss_for_module(self, **kwargs: Any) -> Any:
+        """RLlib's own loss hook isn't used: see `update_sequences`."""
+        raise NotImplementedError("A DeepSpeedLearner learns through update_sequences().")
+
+    def _plan(self, sequences: pa.Table) -> Plan:
+        return plan(
+            sequences,
+            micro_batch_tokens=self.config.micro_batch_tokens,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+    def _to_device(self, micro_batch: MicroBatch) -> dict[str, Any]:
+        tensors: dict[str, Any] = {
+            name: torch.from_numpy(getattr(micro_batch, name)).to(self.device)
+            for name in MicroBatch.__slots__
+        }
+        if micro_batch.one_reply_each:
+            tensors["segments"] = None
+        return tensors
+
+    def _score(self, tensors: dict[str, Any], temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies of the replies: the anchor's at temperature 1."""
+        temperatures_N = torch.where(tensors["components"] == ANCHOR, 1.0, temperature)
+        return self.engine(
+            tensors["token_ids"],
+            tensors["positions"],
+            tensors["segments"],
+            tensors["predictors"],
+            tensors["targets"],
+            temperatures_N,
+        )
+
+    def _reference_logprobs(
+        self, micro_batches: list[dict[str, Any]], objective: str
+    ) -> list[Tensor | None]:
+        """Log-probs under the frozen anchor, for the KL term; None where there is no such term."""
+        if objective == "anchor" or self.config.kl_coeff == 0:
+            return [None] * len(micro_batches)
+        if self.reference is None:
+            raise ConfigError("There is no anchor for the KL term: call freeze_anchor() first.")
+        self.engine.eval()
+        with torch.no_grad(), self.reference.in_place():
+            return [self._score(tensors, self.config.temperature)[0] for tensors in micro_batches]
+
+    def _set_learning_rate(self, objective: str) -> float:
+        """Linear warm-up from the stage's start, then constant."""
+        base = self.config.anchor_lr if objective == "anchor" else self.config.lr
+        done = (self.counters["stage_steps"] + 1) / max(1, self.config.warmup_steps)
+        lr = base * min(1.0, done)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        return lr

@@ -1,0 +1,159 @@
+"""Log-probs of reply tokens from a causal language model, without the logits of the others."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from learners.batching import PADDING, PROMPT
+from starec_ray.errors import ConfigError
+
+# Logits held at once. In float32 a chunk takes 256 MiB, whatever the vocabulary.
+CHUNK_LOGITS = 2**26
+
+
+class _TokenLogProbs(Function):
+    """log softmax(h·Wᵀ / T)[target] and the entropy; logits are computed again backward."""
+
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, targets_N, temperatures_N):
+        n, size = len(hidden_ND), max(1, CHUNK_LOGITS // len(weight_VD))
+        logprobs_N = hidden_ND.new_empty(n, dtype=torch.float32)
+        entropy_N, normaliser_N = torch.empty_like(logprobs_N), torch.empty_like(logprobs_N)
+        for i in range(0, n, size):
+            chunk = slice(i, i + size)
+            logits_CV = _logits(hidden_ND[chunk], weight_VD, temperatures_N[chunk])
+            normaliser_N[chunk] = logits_CV.logsumexp(dim=1)
+            picked_C = logits_CV.gather(1, targets_N[chunk, None]).squeeze(1)
+            logprobs_N[chunk] = picked_C - normaliser_N[chunk]
+            shifted_CV = logits_CV.sub_(normaliser_N[chunk, None])
+            entropy_N[chunk] = -(shifted_CV.exp().mul_(shifted_CV)).sum(dim=1)
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, temperatures_N, normaliser_N)
+        ctx.mark_non_differentiable(entropy_N)
+        return logprobs_N, entropy_N
+
+    @staticmethod
+    def backward(ctx, grad_N, _grad_entropy):
+        hidden_ND, weight_VD, targets_N, temperatures_N, normaliser_N = ctx.saved_tensors
+        n, size = len(hidden_ND), max(1, CHUNK_LOGITS // len(weight_VD))
+        grad_hidden_ND = torch.zeros_like(hidden_ND)
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        for i in range(0, n, size):
+            chunk = slice(i, i + size)
+            logits_CV = _logits(hidden_ND[chunk], weight_VD, temperatures_N[chunk])
+            grad_CV = logits_CV.sub_(normaliser_N[chunk, None]).exp_().neg_()
+            grad_CV.scatter_add_(1, targets_N[chunk, None], torch.ones_like(grad_CV[:, :1]))
+            grad_CV.mul_((grad_N[chunk] / temperatures_N[chunk])[:, None])
+            grad_CV = grad_CV.to(hidden_ND.dtype)
+            grad_hidden_ND[chunk] = grad_CV @ weight_VD
+            grad_weight_VD += grad_CV.T @ hidden_ND[chunk]
+        return grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype), None, None
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperatures_C: Tensor) -> Tensor:
+    return (hidden_CD @ weight_VD.T).float().div_(temperatures_C[:, None])
+
+
+class LogProbHead(nn.Module):
+    """The language model's output layer, fused with the log-softmax.
+
+    A module of its own around the shared weight, so that ZeRO-3 gathers it around the forward
+    and the backward pass.
+    """
+
+    def __init__(self, weight_VD: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight_VD
+
+    def forward(
+        self, hidden_ND: Tensor, targets_N: Tensor, temperatures_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies (nats), (N,) float32 each; only the log-probs have gradients."""
+        return _TokenLogProbs.apply(hidden_ND, self.weight, targets_N, temperatures_N)
+
+
+class ReplyScorer(nn.Module):
+    """A Hugging Face causal language model that scores the replies of packed micro-batches."""
+
+    def __init__(self, language_model: PreTrainedModel) -> None:
+        super().__init__()
+        check_output_layer(language_model)
+        self.language_model = language_model
+        self.head = LogProbHead(language_model.get_output_embeddings().weight)
+        self.windows = attention_windows(language_model.config)
+
+    def forward(
+        self,
+        token_ids_BW: Tensor,
+        positions_BW: Tensor,
+        segments_BW: Tensor | None,
+        predictors_N: Tensor,
+        targets_N: Tensor,
+        temperatures_N: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs at the temperatures and entropies of the targets: (N,) float32 each.
+
+        Shapes as in `learners.batching.MicroBatch`; without segments attention is plain causal.
+        """
+        mask = None
+        if segments_BW is not None:
+            masks = {
+                kind: attention_mask(segments_BW, positions_BW, window)
+                for kind, window in self.windows.items()
+            }
+            mask = masks if len(masks) > 1 else next(iter(masks.values()))
+        hidden_BWD = self.language_model.base_model(
+            input_ids=token_ids_BW,
+            attention_mask=mask,
+            position_ids=positions_BW,
+            use_cache=False,
+        ).last_hidden_state
+        hidden_ND = hidden_BWD.flatten(0, 1).index_select(0, predictors_N)
+        return self.head(hidden_ND, targets_N, temperatures_N)
+
+
+def attention_mask(segments_BW: Tensor, positions_BW: Tensor, window: int | None) -> Tensor:
+    """Who attends to whom: (B, 1, W, W) bool, True where the row's query sees the key.
+
+    A query sees the prompt and its own segment, itself and before, and no further back than
+    `window` positions (None: all).
+    """
+    width = segments_BW.shape[1]
+    causal_WW = torch.ones(width, width, dtype=torch.bool, device=segments_BW.device).tril()
+    queries_BW1, keys_B1W = segments_BW[:, :, None], segments_BW[:, None, :]
+    visible_BWW = causal_WW & ((keys_B1W == PROMPT) | (keys_B1W == queries_BW1))
+    if window is not None:
+        distances_BWW = positions_BW[:, :, None] - positions_BW[:, None, :]
+        # Padding keeps itself, or its softmax has nothing to sum over.
+        visible_BWW &= (distances_BWW < window) | (queries_BW1 == PADDING)
+    return visible_BWW[:, None]
+
+
+def attention_windows(config: PreTrainedConfig) -> dict[str, int | None]:
+    """The kinds of attention layers of a Hugging Face model config, and how far back each sees."""
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        kinds = {"full_attention" if window is None else "sliding_attention"}
+    unknown = kinds - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise ConfigError(
+            f"Models of type {config.model_type!r} have {unknown.pop()!r} layers, for which the "
+            "learner has no shared-prefix mask: choose a model with full or sliding attention."
+        )
+    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+
+
+def check_output_layer(language_model: PreTrainedModel) -> None:
+    """Raises ConfigError unless logits are a plain h·Wᵀ of the last hidden states."""
+    config, layer = language_model.config, language_model.get_output_embeddings()
+    scalings = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    found = [name for name in scalings if getattr(config, name, None) not in (None, 1.0)]
+    if getattr(layer, "bias", None) is not None:
+        found.append("a bias of the output layer")
+    if not isinstance(layer, nn.Linear) or found:
+        raise ConfigError(
+            f"The learner can't train models of type {config.model_type!r}: it computes logits "
+            f"as a plain product with the output weights, and this model has "
+            f"{' and '.join(found) or 'another output layer'}."
+        )

@@ -1,0 +1,194 @@
+"""The language model's weights: loading, taking them out whole, saving, the frozen anchor."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig
+
+from starec_ray.errors import ConfigError
+
+SHARD_BYTES = 4 * 2**30
+
+
+def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreTrainedModel:
+    """The causal language model at `config.model_path`, ready to train.
+
+    With ZeRO-3 its parameters are spread over the learners while they are read. Dropout is off:
+    the log-probs that are trained must be those that were sampled.
+    """
+    # transformers looks for a live HfDeepSpeedConfig to find out about ZeRO-3.
+    zero3 = HfDeepSpeedConfig(deepspeed_settings) if config.zero_stage == 3 else None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            config.model_path,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Can't load the model at {config.model_path!r}: {error}") from error
+    finally:
+        del zero3
+    model.config.use_cache = False
+    if config.zero_stage == 3:
+        _restore_rotary_frequencies(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _restore_rotary_frequencies(model: PreTrainedModel) -> None:
+    """Rotary frequencies in float32: ZeRO-3's loading rounds them to the weights' dtype."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            exact = type(module)(config=model.config)
+            for name, buffer in exact.named_buffers():
+                setattr(module, name, buffer)
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter whole, under its Hugging Face name, tied ones once, one at a time.
+
+    All ranks must run through it together. A tensor is good until the next one is asked for.
+    """
+    import deepspeed
+
+    for name, parameter in model.named_parameters():
+        sharded = hasattr(parameter, "ds_tensor")
+        with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
+            yield name, parameter.detach()
+
+
+def save_model(model: PreTrainedModel, model_path: str, folder: Path, *, rank: int) -> None:
+    """Writes safetensors, config and tokenizer for transformers and vLLM; all ranks take part.
+
+    Rank 0 writes, beside `folder` first. Other ranks return before the files are in place.
+    """
+    part = folder.with_name(folder.name + ".part")
+    if rank == 0:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    writer = _ShardWriter(part) if rank == 0 else None
+    for name, tensor in named_tensors(model):
+        if writer is not None:
+            writer.add(name, tensor)
+    if writer is not None:
+        writer.finish()
+        model.config.save_pretrained(part)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(part)
+        AutoTokenizer.from_pretrained(model_path).save_pretrained(part)
+        put_in_place(part, folder)
+
+
+def put_in_place(part: Path, folder: Path) -> None:
+    """Moves a finished folder to where it belongs, in the place of an older one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+class _ShardWriter:
+    """Collects tensors and writes them as safetensors files of a few GiB, with an index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shards: list[dict[str, Tensor]] = [{}]
+        self.files: list[str] = []
+        self.total = self.held = 0
+        self.weight_map: dict[str, str] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        size = tensor.numel() * tensor.element_size()
+        if self.held and self.held + size > SHARD_BYTES:
+            self._write()
+        # A copy: DeepSpeed's parameters are views of one flat buffer.
+        self.shards[-1][name] = tensor.to("cpu", copy=True).contiguous()
+        self.held += size
+        self.total += size
+
+    def _write(self) -> None:
+        file = f"model-{len(self.files) + 1:05d}.safetensors"
+        shard = self.shards.pop()
+        save_file(shard, self.folder / file, metadata={"format": "pt"})
+        self.weight_map |= dict.fromkeys(shard, file)
+        self.files.append(file)
+        self.shards.append({})
+        self.held = 0
+
+    def finish(self) -> None:
+        self._write()
+        if len(self.files) == 1:
+            os.replace(self.folder / self.files[0], self.folder / "model.safetensors")
+            return
+        index = {"metadata": {"total_size": self.total}, "weight_map": self.weight_map}
+        text = json.dumps(index, indent=2, sort_keys=True)
+        (self.folder / "model.safetensors.index.json").write_text(text)
+
+
+class FrozenWeights:
+    """A copy of this rank's part of the weights that can take the place of the live ones.
+
+    With ZeRO-1 and 2 a rank holds all weights, so the copy is a whole one; with ZeRO-3 it is a
+    shard, like the rank's share of the live weights. No second model or engine is needed.
+    """
+
+    def __init__(self, engine: Any, model: nn.Module) -> None:
+        self.engine = engine
+        self._release_gathered()
+        self.live = [_local(parameter) for parameter in model.parameters()]
+        self.frozen = [tensor.detach().clone() for tensor in self.live]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the copy takes on this rank."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.frozen)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it, the model has the frozen weights. For forward passes, no updates."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        self._release_gathered()
+        for i, tensor in enumerate(self.live):
+            tensor.data, self.frozen[i] = self.frozen[i], tensor.data
+
+    def _release_gathered(self) -> None:
+        """ZeRO-3 may still hold gathered parameters, made from the other weights."""
+        if hasattr(self.engine.optimizer, "empty_partition_cache"):
+            self.engine.optimizer.empty_partition_cache()
+
+    def load(self, model: PreTrainedModel, folder: Path) -> None:
+        """Takes the frozen weights from a folder that `save_model` wrote; all ranks take part."""
+        import deepspeed
+
+        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).state_dict()
+        with self.in_place(), torch.no_grad():
+            for name, parameter in model.named_parameters():
+                sharded = hasattr(parameter, "ds_tensor")
+                with deepspeed.zero.GatheredParameters(
+                    [parameter], modifier_rank=0, enabled=sharded
+                ):
+                    parameter.copy_(saved[name])
+
+
+def _local(parameter: nn.Parameter) -> Tensor:
+    """What this rank holds of it: with ZeRO-3 a shard."""
+    return getattr(parameter, "ds_tensor", parameter)

@@ -1,0 +1,172 @@
+from collections import defaultdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learners.batching import (
+    COMPONENTS,
+    MicroBatch,
+    batch_rows,
+    plan,
+    read_rows,
+    share_out,
+    split,
+)
+from learners.logprobs import attention_mask
+from starec_ray.errors import DataError
+from tests.learners.samples import make_sequences
+
+groups = st.lists(
+    st.tuples(
+        st.sampled_from(COMPONENTS),
+        st.integers(1, 30),
+        st.lists(st.integers(1, 20), min_size=1, max_size=6),
+    ),
+    min_size=1,
+    max_size=12,
+)
+budgets = st.integers(8, 120)
+learners = st.integers(1, 4)
+
+
+def numbered(shape: list[tuple[str, int, list[int]]]) -> pa.Table:
+    """Sequences whose advantage is their row number, by which the tests know them again."""
+    table = make_sequences(shape)
+    rows = pa.array(np.arange(table.num_rows), pa.float32())
+    return table.set_column(table.schema.get_field_index("advantage"), "advantage", rows)
+
+
+def all_micro_batches(table: pa.Table, budget: int, world_size: int) -> list[list[MicroBatch]]:
+    return [
+        list(plan(table, micro_batch_tokens=budget, rank=r, world_size=world_size).micro_batches)
+        for r in range(world_size)
+    ]
+
+
+@given(groups, budgets, learners)
+@settings(deadline=None)
+def test_every_reply_token_is_learned_once_with_its_own_logprob(shape, budget, world_size):
+    table = numbered(shape)
+    seen = defaultdict(list)
+    for micro_batches in all_micro_batches(table, budget, world_size):
+        for m in micro_batches:
+            for row, token, logprob, component in zip(
+                m.advantages, m.targets, m.logprobs, m.components, strict=True
+            ):
+                seen[int(row)].append((token, logprob, COMPONENTS[component]))
+    assert sorted(seen) == list(range(table.num_rows))
+    for i, row in enumerate(table.to_pylist()):
+        tokens, logprobs, components = zip(*seen[i], strict=True)
+        assert list(tokens) == row["reply_ids"]
+        assert list(logprobs) == pytest.approx(row["logprobs"] or [0.0] * len(tokens))
+        assert set(components) == {row["component"]}
+
+
+@given(groups, budgets)
+@settings(deadline=None, max_examples=40)
+def test_a_reply_token_is_predicted_from_its_prompt_and_the_reply_before_it_alone(shape, budget):
+    table = numbered(shape)
+    rows = table.to_pylist()
+    at = defaultdict(int)
+    for m in plan(table, micro_batch_tokens=budget).micro_batches:
+        segments, positions = torch.from_numpy(m.segments), torch.from_numpy(m.positions)
+        visible = attention_mask(segments, positions, None)[:, 0].numpy()
+        width = m.token_ids.shape[1]
+        for row, predictor in zip(m.advantages.astype(int), m.predictors, strict=True):
+            b, q = divmod(predictor, width)
+            context = m.token_ids[b, visible[b, q]].tolist()
+            expected = rows[row]["prompt_ids"] + rows[row]["reply_ids"][: at[row]]
+            assert context == expected
+            assert m.positions[b, visible[b, q]].tolist() == list(range(len(expected)))
+            at[row] += 1
+
+
+@given(groups, budgets, learners)
+@settings(deadline=None)
+def test_a_micro_batch_keeps_the_budget_unless_one_reply_alone_is_wider(shape, budget, world_size):
+    for micro_batches in all_micro_batches(numbered(shape), budget, world_size):
+        for m in micro_batches:
+            if m.token_ids.size > budget:
+                assert len(m.token_ids) == 1 and m.segments.max() <= 1
+
+
+@given(groups, budgets, learners)
+@settings(deadline=None)
+def test_all_learners_run_as_many_micro_batches(shape, budget, world_size):
+    shares = all_micro_batches(numbered(shape), budget, world_size)
+    assert len({len(share) for share in shares}) == 1
+
+
+@given(groups, budgets, learners)
+@settings(deadline=None)
+def test_loads_differ_by_no_more_than_the_widest_row(shape, budget, world_size):
+    rows = [part for row in read_rows(numbered(shape)) for part in split(row, budget)]
+    loads = [sum(row.width for row in share) for share in share_out(rows, world_size)]
+    assert max(loads) - min(loads) <= max(row.width for row in rows)
+    assert sum(loads) == sum(row.width for row in rows)
+
+
+@given(groups, budgets)
+@settings(deadline=None)
+def test_rows_of_a_micro_batch_are_neighbours_in_width(shape, budget):
+    batches = batch_rows(read_rows(numbered(shape)), budget)
+    widths = [row.width for batch in batches for row in batch]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_a_group_pays_for_its_prompt_once():
+    (micro_batch,) = plan(
+        make_sequences([("rank", 100, [10] * 8)]), micro_batch_tokens=4096
+    ).micro_batches
+    assert micro_batch.token_ids.shape == (1, 100 + 8 * 9)
+
+
+def test_a_group_wider_than_the_budget_is_split_with_the_prompt_in_each_part():
+    micro_batches = plan(
+        make_sequences([("rank", 50, [11] * 6)]), micro_batch_tokens=80
+    ).micro_batches
+    assert [m.token_ids.shape for m in micro_batches] == [(1, 80), (1, 80)]
+
+
+def test_groups_of_two_components_may_have_the_same_number():
+    table = make_sequences([("rank", 5, [3]), ("reflect", 7, [4])])
+    same = table.set_column(1, "group", pa.array([0, 0], pa.int64()))
+    assert plan(same, micro_batch_tokens=100).component_tokens == {
+        "anchor": 0,
+        "rank": 3,
+        "reflect": 4,
+    }
+
+
+def test_a_learner_without_work_gets_an_empty_micro_batch():
+    share = plan(
+        make_sequences([("rank", 5, [3])]), micro_batch_tokens=100, rank=1, world_size=2
+    ).micro_batches
+    assert [len(m.targets) for m in share] == [0]
+    assert share[0].token_ids.shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt_ids": [9, 9]}, "another prompt"),
+        ({"reply_ids": []}, "empty prompt or reply"),
+        ({"logprobs": None}, "sampled log-probs"),
+        ({"component": "critique"}, "Unknown component"),
+    ],
+)
+def test_rows_that_cannot_be_learned_from_are_named(change, message):
+    table = make_sequences([("rank", 5, [3, 3])])
+    rows = table.to_pylist()
+    rows[1] |= change
+    with pytest.raises(DataError, match=message):
+        plan(pa.Table.from_pylist(rows, schema=table.schema), micro_batch_tokens=100)
+
+
+def test_an_empty_table_is_an_error():
+    with pytest.raises(DataError, match="no rows"):
+        plan(make_sequences([]), micro_batch_tokens=100)

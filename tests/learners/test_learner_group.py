@@ -1,0 +1,130 @@
+"""Two learners, as Ray actors in RLlib's LearnerGroup."""
+
+import json
+import time
+
+import pytest
+import ray
+from ray.rllib.core.learner.learner_group import LearnerGroup
+
+from tests.learners.samples import (
+    build_group,
+    largest_difference,
+    local_learner,
+    make_sequences,
+    weights_of,
+)
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def group(tiny_llama):
+    """Started once: each test builds the engines that it needs in the same two actors."""
+    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20)
+    group = build_group(tiny_llama, num_learners=2)
+    yield group
+    group.shutdown()
+    ray.shutdown()
+
+
+def on_all(group: LearnerGroup, func):
+    answers = [answer.get() for answer in group.foreach_learner(func, timeout_seconds=120)]
+    errors = [answer for answer in answers if isinstance(answer, Exception)]
+    if errors:
+        raise errors[0]
+    return answers
+
+
+def rebuild(group: LearnerGroup, **changes) -> None:
+    def build(learner):
+        learner.config.apply({"zero_stage": 2, "kl_coeff": 0.05, **changes})
+        learner._is_built = False
+        learner.build()
+
+    on_all(group, build)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_two_learners_equal_one(group, tiny_llama, mixed_sequences, zero_stage):
+    def three_updates(learner):
+        learner.freeze_anchor()
+        return [learner.update_sequences(mixed_sequences, objective="grpo") for _ in range(3)]
+
+    one = local_learner(tiny_llama)
+    expected = three_updates(one)
+    rebuild(group, zero_stage=zero_stage)
+    found, also_found = on_all(group, three_updates)
+
+    for name in ("loss", "anchor_loss", "rank_loss", "reflect_loss", "kl", "entropy", "grad_norm"):
+        values = [metrics[name] for metrics in expected]
+        assert [metrics[name] for metrics in found] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    timed = {"seconds", "tokens_per_second"}
+    assert [{**m, **dict.fromkeys(timed)} for m in found] == [
+        {**m, **dict.fromkeys(timed)} for m in also_found
+    ]
+    assert found[0]["micro_batches"] < expected[0]["micro_batches"]
+    for weights in on_all(group, weights_of):
+        assert largest_difference(weights, weights_of(one)) < 5e-5
+
+
+def test_with_zero_3_each_learner_keeps_half_of_the_reference(group):
+    rebuild(group, zero_stage=2)
+    on_all(group, lambda learner: learner.freeze_anchor())
+    whole = [m["reference_bytes"] for m in on_all(group, lambda learner: learner.memory())]
+    rebuild(group, zero_stage=3)
+    on_all(group, lambda learner: learner.freeze_anchor())
+    halves = [m["reference_bytes"] for m in on_all(group, lambda learner: learner.memory())]
+    assert whole[0] == whole[1] and halves == [whole[0] / 2] * 2
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_a_checkpoint_of_two_learners_resumes(group, mixed_sequences, tmp_path, zero_stage):
+    folder = str(tmp_path / "checkpoint")
+
+    def save_and_go_on(learner):
+        learner.freeze_anchor()
+        learner.update_sequences(mixed_sequences, objective="grpo")
+        learner.save_checkpoint(folder)
+        return learner.update_sequences(mixed_sequences, objective="grpo")
+
+    def resume(learner):
+        learner.load_checkpoint(folder)
+        return learner.update_sequences(mixed_sequences, objective="grpo")
+
+    rebuild(group, zero_stage=zero_stage)
+    expected = on_all(group, save_and_go_on)[0]
+    rebuild(group, zero_stage=zero_stage)
+    found = on_all(group, resume)[0]
+    for name in ("loss", "kl", "grad_norm", "lr"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-6)
+    assert json.loads((tmp_path / "checkpoint" / "counters.json").read_text())["world_size"] == 2
+
+
+def test_a_learner_without_work_keeps_step(group):
+    rebuild(group, kl_coeff=0.0)
+    single = make_sequences([("rank", 10, [4])])
+    found = on_all(group, lambda learner: learner.update_sequences(single, objective="grpo"))
+    assert found[0]["reply_tokens"] == 4 and found[0]["skipped_steps"] == 0
+
+
+def test_rllib_gets_counters_from_one_learner_without_a_gather(group):
+    rebuild(group, zero_stage=3)
+    state = group.get_state(components="learner/rl_module", inference_only=True)
+    assert state["learner"]["rl_module"] == {}
+
+
+def test_when_one_learner_fails_the_others_stop_at_once_and_name_its_error(group, mixed_sequences):
+    rebuild(group, kl_coeff=0.0)
+
+    def update(learner):
+        if learner.rank == 1:
+            learner.config.temperature = "hot"
+        return learner.update_sequences(mixed_sequences, objective="grpo")
+
+    start = time.monotonic()
+    errors = [answer.get() for answer in group.foreach_learner(update, timeout_seconds=60)]
+    assert time.monotonic() - start < 30
+    assert len(errors) == 2 and all(isinstance(error, Exception) for error in errors)
+    assert "learner 1 in update_sequences: TypeError" in str(errors[0])
+    assert "Another learner failed first" in str(errors[0])

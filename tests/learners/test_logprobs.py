@@ -1,0 +1,119 @@
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from learners import logprobs
+from learners.batching import plan
+from learners.logprobs import ReplyScorer
+from starec_ray.errors import ConfigError
+from tests.learners.samples import VOCABULARY, make_sequences
+
+TEMPERATURE = 0.7
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "attn_implementation": "sdpa",
+}
+MODELS = {
+    "llama, tied": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)),
+    "qwen2, untied": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=False)),
+    "gemma3, windows of 16": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **SMALL,
+            head_dim=8,
+            sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS[request.param]().eval()
+
+
+def packed(model: nn.Module, table: pa.Table, budget: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs, entropies and advantages of all reply tokens, scored in shared-prefix rows."""
+    scorer, found = ReplyScorer(model), []
+    for m in plan(table, micro_batch_tokens=budget).micro_batches:
+        tensors = {name: torch.from_numpy(getattr(m, name)) for name in type(m).__slots__}
+        scores = scorer(
+            tensors["token_ids"],
+            tensors["positions"],
+            None if m.one_reply_each else tensors["segments"],
+            tensors["predictors"],
+            tensors["targets"],
+            torch.full((len(m.targets),), TEMPERATURE),
+        )
+        found.append((*scores, tensors["advantages"]))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def plain(model: nn.Module, table: pa.Table) -> tuple[Tensor, Tensor, Tensor]:
+    """The same from one full forward pass for each sequence."""
+    found = []
+    for row in table.to_pylist():
+        prompt, reply = row["prompt_ids"], torch.tensor(row["reply_ids"])
+        ids = torch.cat([torch.tensor(prompt), reply])[None]
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        distribution = torch.distributions.Categorical(logits=logits / TEMPERATURE)
+        advantages = torch.full((len(reply),), row["advantage"])
+        found.append((distribution.log_prob(reply), distribution.entropy(), advantages))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("budget", [60, 500])
+def test_shared_prefix_scores_and_gradients_equal_plain_rows(model, budget, monkeypatch):
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 7 * VOCABULARY)  # several chunks
+    table = make_sequences(
+        [("rank", 30, [5, 9, 1, 7]), ("reflect", 12, [15, 11]), ("rank", 3, [8])]
+    )
+    # By advantage, for packing changes the order.
+    order = torch.argsort(plain(model, table)[2], stable=True)
+    expected, expected_entropy, advantages = (t[order] for t in plain(model, table))
+    (expected * advantages).sum().backward()
+    expected_grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+
+    scores = packed(model, table, budget)
+    found, entropy, advantages = (t[torch.argsort(scores[2], stable=True)] for t in scores)
+    (found * advantages).sum().backward()
+
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy, expected_entropy, atol=1e-5, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected_grads[name], atol=1e-4, rtol=1e-4)
+
+
+def test_one_reply_a_row_needs_no_mask(tiny_llama):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation="sdpa")
+    table = make_sequences([("anchor", 30, [9]), ("anchor", 14, [6]), ("anchor", 22, [1])])
+    (micro_batch,) = plan(table, micro_batch_tokens=500).micro_batches
+    assert micro_batch.one_reply_each
+    found, expected = packed(model, table, 500)[0], plain(model, table)[0]
+    torch.testing.assert_close(found.sort()[0], expected.sort()[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_whose_logits_are_capped_is_refused():
+    model = Gemma2ForCausalLM(Gemma2Config(**SMALL | {"attn_implementation": "eager"}, head_dim=8))
+    with pytest.raises(ConfigError, match="final_logit_softcapping"):
+        ReplyScorer(model)
