@@ -1,0 +1,320 @@
+"""STARec: anchored reinforcement training as an RLlib algorithm.
+
+One `train()` call is a few optimiser steps on traces while stage one (the anchor) lasts, then one
+GRPO iteration of stage two: rank, feedback, reflect, rank again, update.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+from ray.rllib.algorithms.algorithm import Algorithm
+from transformers import AutoTokenizer
+
+from actors.reward_actor import RewardGroup
+from actors.weight_transfer import make_transfer
+from starec_ray import sequences
+from starec_ray.agent.agent import Agent
+from starec_ray.agent.tasks import RankTask
+from starec_ray.case_order import CaseOrder
+from starec_ray.config import STARecConfig
+from starec_ray.data.dataset import Dataset
+from starec_ray.errors import ConfigError
+from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
+from starec_ray.learner_calls import LearnerCalls
+from starec_ray.reflection import follow_up_tasks, reflect_tasks, reflection_rewards
+from starec_ray.report import rollout_report
+from starec_ray.rewards import group_advantages
+from starec_ray.sampling import RunnerPool
+from starec_ray.traces import read_traces, write_template_traces
+
+
+class STARec(Algorithm):
+    """Trains slow-thinking recommender agents. See `STARecConfig` for what can be set."""
+
+    config: STARecConfig
+
+    @classmethod
+    def get_default_config(cls) -> STARecConfig:
+        return STARecConfig(cls)
+
+    def setup(self, config: STARecConfig) -> None:
+        """Starts env runners and learners (RLlib), reward actors, and the driver's own parts."""
+        if not hasattr(self.config, "model_path"):
+            self.config = self.config.copy(copy_frozen=False).resolve()
+            self.config.freeze()
+        super().setup(self.config)
+        config = self.config
+        self.dataset = Dataset.load(config.data_path)
+        self.agent = Agent.from_config(config, self.dataset)
+        self.tokenizer = AutoTokenizer.from_pretrained(config.model_path)
+        if self.tokenizer.chat_template is None:
+            raise ConfigError(
+                f"the tokenizer of {config.model_name} has no chat template; take an instruct "
+                "model, or add a template to its tokenizer_config.json."
+            )
+        self.runners = RunnerPool(
+            self.env_runner_group,
+            config.sample_timeout_s,
+            config.transfer_timeout_s,
+            config.start_timeout_s,
+        )
+        self.learners = LearnerCalls(self.learner_group, config.update_timeout_s)
+        self.reward_group = RewardGroup.from_config(config)
+        self.transfer = make_transfer(config.weight_transfer)
+        self.cases = CaseOrder(self.dataset.case_ids("train"), config.seed)
+        self.anchor_updates_done = 0
+        self.iterations_done = 0  # of stage two
+        self.latest_rollouts: pa.Table | None = None  # what the run directory keeps
+        self.report: dict[str, Any] = {}
+        self._sync_weights()
+
+    # --- the two stages ----------------------------------------------------------------------
+
+    @property
+    def stage(self) -> str:
+        """ "anchor" until all its optimiser steps are done, then "reinforce"."""
+        return "anchor" if self.anchor_updates_done < self.anchor_updates else "reinforce"
+
+    def training_step(self) -> None:
+        """One iteration of the stage that the run is in; results go to `self.metrics`."""
+        self.report = {"stage": self.stage}
+        if self.stage == "anchor":
+            self._anchor()
+        else:
+            self._reinforce()
+        self.report |= self.memory()
+        for key, value in self.report.items():
+            if isinstance(value, int | float):
+                self.metrics.log_value(key, value, window=1)
+
+    def _anchor(self) -> None:
+        """Stage one: token NLL on traces."""
+        batches = self._anchor_batches()
+        last = min(
+            self.anchor_updates, self.anchor_updates_done + self.config.anchor_updates_per_iteration
+        )
+        with self._timed("update"):
+            for step in range(self.anchor_updates_done, last):
+                self.report |= self._update(batches[step], "anchor")
+        self.anchor_updates_done = last
+        self._sync_weights()
+        if self.stage == "reinforce":
+            self.freeze_anchor()
+
+    def _reinforce(self) -> None:
+        """Stage two: rank → feedback → reflect → rank again → GRPO on both kinds of rollout."""
+        config, seed = self.config, self.config.seed + 1_000_003 * (self.iterations_done + 1)
+        if self.anchor_updates == 0 and self.iterations_done == 0:
+            self.freeze_anchor()
+        tasks = [
+            RankTask(case_id, self.agent.initial_summary(case_id))
+            for case_id in self.cases.take(config.cases_per_iteration)
+        ]
+        with self._timed("rank"):
+            ranked = self._sample(tasks, config.group_size, seed)
+        with self._timed("score"):
+            scores = self.reward_group.score(ranked)
+        rewards = scores.column("reward").to_numpy()
+        advantages = group_advantages(rewards, ranked.column("task").to_numpy())
+        batch = [sequences.from_rollouts("rank", ranked, advantages, first_group=0)]
+        report = rollout_report("rank", ranked, rewards, advantages)
+        kept = [_scored(ranked, scores, advantages, "rank")]
+
+        reflecting = reflect_tasks(tasks, ranked, scores, self.dataset, config.reflect_share, seed)
+        if reflecting:
+            with self._timed("reflect"):
+                reflected = self._sample(reflecting, config.group_size, seed + 1)
+            with self._timed("rank_again"):
+                followed = self._sample(follow_up_tasks(reflected, self.dataset), 1, seed + 2)
+            with self._timed("score"):
+                follow_scores = self.reward_group.score(followed)
+            rewards = reflection_rewards(reflected, follow_scores)
+            advantages = group_advantages(rewards, reflected.column("task").to_numpy())
+            batch.append(
+                sequences.from_rollouts("reflect", reflected, advantages, first_group=len(tasks))
+            )
+            report |= rollout_report("reflect", reflected, rewards, advantages)
+            follow_rewards = follow_scores.column("reward").to_numpy()
+            report |= rollout_report("rank_again", followed, follow_rewards, None)
+            kept += [
+                _scored(reflected, follow_scores, advantages, "reflect", rewards),
+                _scored(followed, follow_scores, np.zeros(len(followed)), "rank_again"),
+            ]
+
+        with self._timed("update"):
+            self.report |= self._update(pa.concat_tables(batch), "grpo") | report
+        self.iterations_done += 1
+        self._sync_weights()
+        self.latest_rollouts = pa.concat_tables(kept)
+
+    def freeze_anchor(self) -> None:
+        """Makes the weights of now the anchor that the KL refers to."""
+        self.learners("freeze_anchor")
+
+    # --- the parts of an iteration -----------------------------------------------------------
+
+    @functools.cached_property
+    def traces(self) -> pa.Table:
+        """The anchor's traces: those given, else the template teacher's."""
+        config = self.config
+        if config.traces_path:
+            return read_traces(config.traces_path, self.agent).slice(0, config.num_traces)
+        return write_template_traces(
+            self.agent,
+            self.reward_group.score,
+            num_traces=config.num_traces,
+            reflect_share=config.reflect_trace_share,
+            popularity_weight=config.teacher_popularity_weight,
+            seed=config.seed,
+        )
+
+    @property
+    def anchor_updates(self) -> int:
+        """Optimiser steps of stage one."""
+        if not self.config.anchor_epochs:
+            return 0
+        return self.config.anchor_epochs * -(-len(self.traces) // self.config.anchor_batch_size)
+
+    def _anchor_batches(self) -> list[pa.Table]:
+        """All batches of stage one, in order: each epoch a seeded shuffle of the traces."""
+        table, size = self._trace_sequences, self.config.anchor_batch_size
+        batches = []
+        for epoch in range(self.config.anchor_epochs):
+            order = np.random.default_rng((self.config.seed, epoch)).permutation(len(table))
+            batches += [table.take(order[i : i + size]) for i in range(0, len(table), size)]
+        return batches
+
+    @functools.cached_property
+    def _trace_sequences(self) -> pa.Table:
+        return sequences.from_traces(self.traces, self.agent, self.tokenizer)
+
+    def _sample(self, tasks: list, rollouts: int, seed: int) -> pa.Table:
+        return self.runners.sample(
+            tasks, rollouts=rollouts, temperature=self.config.temperature, seed=seed
+        )
+
+    def _update(self, batch: pa.Table, objective: str) -> dict[str, float]:
+        return self.learners("update_sequences", batch, objective=objective)[0]
+
+    def _sync_weights(self) -> None:
+        """Publishes the learners' weights and loads them into every env runner."""
+        version = self.runners.weight_version + 1
+        with self._timed("weight_transfer"):
+            tickets = self.learners("publish_weights", version, self.transfer)
+            parts = self.runners.load_weights(tickets[0], version)
+        self.report |= {f"weight_transfer/{part}": seconds for part, seconds in parts.items()}
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        key = f"seconds/{phase}"
+        self.report[key] = self.report.get(key, 0.0) + time.perf_counter() - start
+
+    def memory(self) -> dict[str, float]:
+        """Resident memory of every actor, bytes, by name."""
+        learners = self.learners("memory")
+        driver = {"memory_bytes/driver": float(psutil.Process().memory_info().rss)}
+        learner = {f"memory_bytes/learner_{i}": float(m["rss_bytes"]) for i, m in enumerate(learners)}
+        runner = {f"memory_bytes/{k}": float(v) for k, v in self.runners.memory().items()}
+        return driver | learner | runner
+
+    def evaluate(
+        self,
+        parallel_train_future: Any = None,
+        *,
+        split: str = "validation",
+        limit: int | None = None,
+        slow_thinking: bool = False,
+    ) -> dict[str, Any]:
+        """The agent of now, greedy, on users that it doesn't train on.
+
+        Returns:
+            {split: {"ndcg@10": …, "mrr": …, …, "malformed_rate": …}}, fractions 0 … 1.
+        """
+        result = evaluate_agent(
+            self.runners,
+            self.agent,
+            self.dataset,
+            self.reward_group,
+            evaluation_case_ids(self.dataset, split, limit, self.config.seed),
+            policy="now",
+            slow_thinking=slow_thinking,
+            seed=self.config.seed,
+        )
+        means = {name: float(values.mean()) for name, values in result.metrics().items()}
+        return {split: means | {"malformed_rate": float(result.malformed.mean())}}
+
+    # --- saving ------------------------------------------------------------------------------
+
+    def save_model(self, folder: str | Path) -> None:
+        """Writes the model of now as safetensors with its tokenizer."""
+        self.learners("save_model", str(folder))
+
+    def get_checkpointable_components(self) -> list:
+        """None of RLlib's: the learners write their own shards (`save_to_path`)."""
+        return []
+
+    def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state without the weights, and how far the run is."""
+        return {
+            "training_iteration": self.training_iteration,
+            "anchor_updates_done": self.anchor_updates_done,
+            "iterations_done": self.iterations_done,
+            "cases_taken": self.cases.taken,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._iteration = state["training_iteration"]
+        self.anchor_updates_done = state["anchor_updates_done"]
+        self.iterations_done = state["iterations_done"]
+        self.cases.taken = state["cases_taken"]
+
+    def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
+        """RLlib's checkpoint folder with the learners' shards (all ranks) beside it."""
+        saved = super().save_to_path(path, **kwargs)
+        self.learners("save_checkpoint", str(Path(saved) / "learners"))
+        (Path(saved) / "progress.json").write_text(json.dumps(self.get_state(), indent=1))
+        return saved
+
+    def restore_from_path(self, path: str | Path, **kwargs: Any) -> None:
+        """Goes on from `save_to_path`: weights, optimiser, anchor, order of the cases."""
+        self.set_state(json.loads((Path(path) / "progress.json").read_text()))
+        self.learners("load_checkpoint", str(Path(path) / "learners"))
+        self._sync_weights()
+
+    def cleanup(self) -> None:
+        if hasattr(self, "reward_group"):
+            self.reward_group.stop()
+        super().cleanup()
+
+
+def _scored(
+    rollouts: pa.Table,
+    scores: pa.Table,
+    advantages: np.ndarray,
+    kind: str,
+    rewards: np.ndarray | None = None,
+) -> pa.Table:
+    """Rollouts with what was said of them, for the run directory; token columns left out."""
+    table = rollouts.drop_columns(["prompt_ids", "reply_ids", "logprobs"])
+    columns = {
+        "reward": pa.array(
+            scores.column("reward").to_numpy() if rewards is None else rewards, pa.float32()
+        ),
+        "advantage": pa.array(advantages, pa.float32()),
+        "target_rank": scores.column("target_rank"),
+        "chosen": scores.column("chosen"),
+    }
+    table = table.set_column(0, "kind", pa.array([kind] * len(table), pa.string()))
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table

@@ -1,0 +1,33 @@
+"""The command `starec`."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from starec_ray.cli import data
+from starec_ray.cli.evaluate import evaluate
+from starec_ray.cli.rollouts import rollouts
+from starec_ray.cli.train import train
+from starec_ray.errors import STARecError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train and evaluate slow-thinking recommender agents. "
+    "Start with: starec data prepare synthetic --out DIR, then starec train RECIPE.yaml.",
+)
+app.add_typer(data.app, name="data")
+app.command()(train)
+app.command()(evaluate)
+app.command()(rollouts)
+
+
+def main() -> None:
+    """Runs the command; an error that the user can mend is printed without a stack trace."""
+    try:
+        app()
+    except STARecError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)

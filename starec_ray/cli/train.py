@@ -1,0 +1,56 @@
+"""`starec train RECIPE.yaml`: anchor, reinforce, save, evaluate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from starec_ray.recipe import load_recipe
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe; ready ones lie in recipes/.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Replace keys of the recipe, e.g. training.lr=1e-5 or lr=1e-5.",
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path, typer.Option(help="Where everything that comes of the run is written.")
+    ] = Path("runs/latest"),
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check configuration, data and model, print the plan, start nothing."
+        ),
+    ] = False,
+) -> None:
+    """Train an agent by a recipe: stage one (anchor), stage two (reinforcement), evaluation.
+
+    The run directory then holds config.yaml, metrics.jsonl, rollouts/, tensorboard/,
+    checkpoints/, anchored_model/, model/ and evaluation.json.
+    """
+    console = Console()
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        from starec_ray.plan import print_plan
+
+        print_plan(loaded, console)
+        return
+    from starec_ray import train as job  # loads Ray's actors, seconds
+
+    run = job.train(loaded, run_dir, console)
+    if loaded.run.evaluate:
+        from starec_ray.evaluation.run import evaluate_run
+
+        evaluate_run(run, loaded, console)
+    console.print(f"\nLook at:  {run.path}/training.png, {run.path}/policies.png")
+    console.print(f"          starec rollouts {run.path} --best   (what the agent says)")
+    console.print(f"          tensorboard --logdir {run.path}/tensorboard")
+    console.print(
+        f"Try next: starec train {recipe} run.iterations={2 * loaded.run.iterations} "
+        f"--run-dir {run.path}-longer"
+    )

@@ -1,0 +1,440 @@
+"""STARecConfig: every setting of a run, in RLlib's fluent sections and this system's own."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import gymnasium
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.models import MODEL_DEFAULTS
+from ray.rllib.utils.from_config import NotProvided
+
+from actors.env_runner import VLLMEnvRunner
+from learners.learner import DeepSpeedLearner
+from learners.module import PlaceholderModule
+from starec_ray.agent.formats import FORMATS
+from starec_ray.agent.item_text import ATTRIBUTES
+from starec_ray.errors import ConfigError
+from starec_ray.models import resolve_dtype, resolve_model
+from starec_ray.rewards import REWARD_SHAPES
+
+
+class ModelSection(dict):
+    """What `config.model` is: called, the section; read by RLlib, its legacy model defaults."""
+
+    def __init__(self, section: Callable[..., "STARecConfig"]) -> None:
+        super().__init__(MODEL_DEFAULTS)
+        self._section = section
+
+    def __call__(self, **settings: Any) -> "STARecConfig":
+        return self._section(**settings)
+
+
+class STARecConfig(AlgorithmConfig):
+    """The configuration of `STARec`.
+
+    Sections of this system: `data`, `model`, `anchor`, `rewards`. Sections of RLlib, with fields
+    of this system added: `training`, `env_runners`, `learners`, `fault_tolerance`. Every field is
+    a plain attribute under the name of the section's argument, so that Tune can search any.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        if algo_class is None:
+            from starec_ray.algorithm import STARec  # the algorithm imports this module
+
+            algo_class = STARec
+        super().__init__(algo_class)
+
+        # .data()
+        self.data_path = ""
+        # .model()
+        self.model_name = "smollm2-135m-instruct"
+        self.dtype = "auto"
+        self.max_model_len = 2048
+        self.reply_format = "grades"
+        self.think_before_ranking = True
+        self.item_attributes: Sequence[str] = ("year", "tags", "popularity")
+        self.history_shown = 10
+        self.max_rank_tokens = 256
+        self.max_reflect_tokens = 128
+        # .anchor()
+        self.traces_path: str | None = None
+        self.num_traces = 1000
+        self.reflect_trace_share = 0.25
+        self.teacher_popularity_weight = 0.3
+        self.anchor_epochs = 1
+        self.anchor_batch_size = 16
+        self.anchor_lr = 1e-4
+        self.anchor_updates_per_iteration = 8
+        # .rewards()
+        self.reward_shape = "tiers"
+        self.num_reward_actors = 1
+        # .training()
+        self.lr = 1e-6
+        self.cases_per_iteration = 64
+        self.group_size = 8
+        self.reflect_share = 1.0
+        self.temperature = 1.0
+        self.kl_coeff = 1e-3
+        self.clip_low = 0.2
+        self.clip_high = 0.2
+        self.grad_clip = 1.0
+        self.weight_decay = 0.0
+        self.warmup_steps = 0
+        # .env_runners()
+        self.num_env_runners = 1
+        self.kv_cache_gib = 1.0
+        self.gpu_memory_utilization = 0.85
+        self.tensor_parallel_size = 1
+        self.max_num_seqs = 64
+        self.weight_transfer = "object_store"
+        # .learners()
+        self.num_learners = 1
+        self.zero_stage = 2
+        self.micro_batch_tokens = 4096
+        self.gradient_checkpointing = False
+        # .fault_tolerance()
+        self.start_timeout_s = 600.0
+        self.sample_timeout_s = 1800.0
+        self.update_timeout_s = 1800.0
+        self.reward_timeout_s = 60.0
+        self.transfer_timeout_s = 300.0
+        self.restart_failed_env_runners = True
+
+        # What RLlib needs to know of an agent that reads and writes text.
+        self.seed = 0
+        self.env_runner_cls = VLLMEnvRunner
+        self.create_local_env_runner = False
+        self.observation_space = gymnasium.spaces.Text(1_000_000)
+        self.action_space = gymnasium.spaces.Text(1_000_000)
+        self._dont_auto_sync_env_runner_states = True
+
+    # --- this system's sections -------------------------------------------------------------
+
+    def data(self, *, path: str | Path = NotProvided) -> Self:
+        """Sets the prepared data.
+
+        Args:
+            path: a folder that `starec data prepare` wrote.
+        """
+        if path is not NotProvided:
+            self.data_path = str(path)
+        return self
+
+    @property
+    def model(self) -> "ModelSection":
+        """The section of the language model: `config.model(name=…, …)`, see `set_model`."""
+        return ModelSection(self.set_model)
+
+    def set_model(
+        self,
+        *,
+        name: str = NotProvided,
+        dtype: Literal["auto", "float32", "bfloat16"] = NotProvided,
+        max_model_len: int = NotProvided,
+        reply_format: str = NotProvided,
+        think_before_ranking: bool = NotProvided,
+        item_attributes: Sequence[str] = NotProvided,
+        history_shown: int = NotProvided,
+        max_rank_tokens: int = NotProvided,
+        max_reflect_tokens: int = NotProvided,
+    ) -> Self:
+        """Sets the language model, and how the agent speaks with it.
+
+        Args:
+            name: an embedded model, a Hugging Face id, or a local folder.
+            dtype: "auto" takes bfloat16 where the hardware is fast at it, else float32.
+            max_model_len: window in tokens, prompt and reply together.
+            reply_format: how a ranking is written, one of `agent.formats.FORMATS`.
+            think_before_ranking: ask for a short rationale before the ranking.
+            item_attributes: what a prompt shows of an item, of `agent.item_text.ATTRIBUTES`.
+            history_shown: newest history items in a prompt; the summary covers the rest.
+            max_rank_tokens: longest reply of fast thinking.
+            max_reflect_tokens: longest reply of slow thinking.
+        """
+        if name is not NotProvided:
+            self.model_name = name
+        return self._take(
+            dtype=dtype,
+            max_model_len=max_model_len,
+            reply_format=reply_format,
+            think_before_ranking=think_before_ranking,
+            item_attributes=item_attributes,
+            history_shown=history_shown,
+            max_rank_tokens=max_rank_tokens,
+            max_reflect_tokens=max_reflect_tokens,
+        )
+
+    def anchor(
+        self,
+        *,
+        traces_path: str | None = NotProvided,
+        num_traces: int = NotProvided,
+        reflect_trace_share: float = NotProvided,
+        teacher_popularity_weight: float = NotProvided,
+        anchor_epochs: int = NotProvided,
+        anchor_batch_size: int = NotProvided,
+        anchor_lr: float = NotProvided,
+        anchor_updates_per_iteration: int = NotProvided,
+    ) -> Self:
+        """Sets stage one: supervised learning of a teacher's traces.
+
+        Args:
+            traces_path: a Parquet file of `schemas.TRACES`; without one the template teacher
+                writes traces for training users.
+            num_traces: how many traces to learn (at most those there are).
+            reflect_trace_share: share of them that are reflections (template teacher).
+            teacher_popularity_weight: how much the template teacher looks at popularity beside
+                likeness to the history.
+            anchor_epochs: passes over the traces; 0 skips the stage.
+            anchor_batch_size: traces in one optimiser step.
+            anchor_lr: learning rate of this stage.
+            anchor_updates_per_iteration: optimiser steps in one `train()` call.
+        """
+        return self._take(
+            traces_path=traces_path,
+            num_traces=num_traces,
+            reflect_trace_share=reflect_trace_share,
+            teacher_popularity_weight=teacher_popularity_weight,
+            anchor_epochs=anchor_epochs,
+            anchor_batch_size=anchor_batch_size,
+            anchor_lr=anchor_lr,
+            anchor_updates_per_iteration=anchor_updates_per_iteration,
+        )
+
+    def rewards(
+        self, *, reward_shape: str = NotProvided, num_reward_actors: int = NotProvided
+    ) -> Self:
+        """Sets the rewards from held-out preferences.
+
+        Args:
+            reward_shape: one of `rewards.REWARD_SHAPES`.
+            num_reward_actors: actors that hold the targets and score.
+        """
+        return self._take(reward_shape=reward_shape, num_reward_actors=num_reward_actors)
+
+    # --- RLlib's sections, with this system's fields added ----------------------------------
+
+    def training(  # type: ignore[override]
+        self,
+        *,
+        cases_per_iteration: int = NotProvided,
+        group_size: int = NotProvided,
+        reflect_share: float = NotProvided,
+        temperature: float = NotProvided,
+        kl_coeff: float = NotProvided,
+        clip_low: float = NotProvided,
+        clip_high: float = NotProvided,
+        weight_decay: float = NotProvided,
+        warmup_steps: int = NotProvided,
+        lr: float = NotProvided,
+        grad_clip: float = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """Sets stage two: GRPO.
+
+        Args:
+            cases_per_iteration: ranking prompts in one iteration (a batch of groups).
+            group_size: rollouts of one prompt.
+            reflect_share: share of the cases that go on to slow thinking, if the user has a
+                later case to follow up with.
+            temperature: of sampling; log-probs are those of this temperature.
+            kl_coeff: weight of the KL to the frozen anchor; 0 keeps no copy of it.
+            clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+            weight_decay: AdamW's.
+            warmup_steps: optimiser steps of linear warm-up, in each stage.
+            lr: learning rate of this stage.
+            grad_clip: largest global gradient norm.
+            **rllib: further arguments of RLlib's `training()`.
+        """
+        super().training(lr=lr, grad_clip=grad_clip, **rllib)
+        return self._take(
+            cases_per_iteration=cases_per_iteration,
+            group_size=group_size,
+            reflect_share=reflect_share,
+            temperature=temperature,
+            kl_coeff=kl_coeff,
+            clip_low=clip_low,
+            clip_high=clip_high,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+        )
+
+    def env_runners(  # type: ignore[override]
+        self,
+        *,
+        kv_cache_gib: float = NotProvided,
+        gpu_memory_utilization: float = NotProvided,
+        tensor_parallel_size: int = NotProvided,
+        max_num_seqs: int = NotProvided,
+        weight_transfer: Literal["object_store", "nccl"] = NotProvided,
+        num_env_runners: int = NotProvided,
+        num_cpus_per_env_runner: float = NotProvided,
+        num_gpus_per_env_runner: float = NotProvided,
+        sample_timeout_s: float = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """Sets the vLLM env runners.
+
+        Args:
+            kv_cache_gib: memory of the KV cache on a CPU, in GiB.
+            gpu_memory_utilization: vLLM's share of a GPU's memory.
+            tensor_parallel_size: GPUs that one engine spans.
+            max_num_seqs: sequences decoded at once.
+            weight_transfer: how weights travel from the learners; "nccl" wants GPUs.
+            num_env_runners: engines.
+            num_cpus_per_env_runner, num_gpus_per_env_runner: of each; on a CPU also its threads.
+            sample_timeout_s: deadline of one sampling call.
+            **rllib: further arguments of RLlib's `env_runners()`.
+        """
+        super().env_runners(
+            num_env_runners=num_env_runners,
+            num_cpus_per_env_runner=num_cpus_per_env_runner,
+            num_gpus_per_env_runner=num_gpus_per_env_runner,
+            sample_timeout_s=sample_timeout_s,
+            **rllib,
+        )
+        return self._take(
+            kv_cache_gib=kv_cache_gib,
+            gpu_memory_utilization=gpu_memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
+            max_num_seqs=max_num_seqs,
+            weight_transfer=weight_transfer,
+        )
+
+    def learners(  # type: ignore[override]
+        self,
+        *,
+        zero_stage: int = NotProvided,
+        micro_batch_tokens: int = NotProvided,
+        gradient_checkpointing: bool = NotProvided,
+        num_learners: int = NotProvided,
+        num_cpus_per_learner: float = NotProvided,
+        num_gpus_per_learner: float = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """Sets the DeepSpeed learner group.
+
+        Args:
+            zero_stage: ZeRO stage: 1, 2 or 3.
+            micro_batch_tokens: tokens of one forward and backward on one learner.
+            gradient_checkpointing: recompute activations; slower, less memory.
+            num_learners: ranks.
+            num_cpus_per_learner, num_gpus_per_learner: of each; on a CPU also its threads.
+            **rllib: further arguments of RLlib's `learners()`.
+        """
+        super().learners(
+            num_learners=num_learners,
+            num_cpus_per_learner=num_cpus_per_learner,
+            num_gpus_per_learner=num_gpus_per_learner,
+            **rllib,
+        )
+        return self._take(
+            zero_stage=zero_stage,
+            micro_batch_tokens=micro_batch_tokens,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+
+    def fault_tolerance(  # type: ignore[override]
+        self,
+        *,
+        start_timeout_s: float = NotProvided,
+        update_timeout_s: float = NotProvided,
+        reward_timeout_s: float = NotProvided,
+        transfer_timeout_s: float = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """Sets deadlines, in seconds; RLlib's arguments say what happens to failed runners.
+
+        Args:
+            start_timeout_s: an engine's or learner's start.
+            update_timeout_s: one optimiser step, or one save.
+            reward_timeout_s: scoring one batch.
+            transfer_timeout_s: loading weights into one env runner.
+            **rllib: further arguments of RLlib's `fault_tolerance()`.
+        """
+        super().fault_tolerance(**rllib)
+        return self._take(
+            start_timeout_s=start_timeout_s,
+            update_timeout_s=update_timeout_s,
+            reward_timeout_s=reward_timeout_s,
+            transfer_timeout_s=transfer_timeout_s,
+        )
+
+    # --- what RLlib asks of a configuration -------------------------------------------------
+
+    def get_default_learner_class(self) -> type:
+        return DeepSpeedLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=PlaceholderModule)
+
+    def resolve(self) -> Self:
+        """Turns names into folders and "auto" into a dtype; called once before actors start.
+
+        Sets `model_path` and `dtype`.
+
+        Raises:
+            ConfigError: if the model or the data can't be found.
+        """
+        if not (Path(self.data_path) / "manifest.json").is_file():
+            raise ConfigError(
+                f"data path {self.data_path!r} isn't a prepared data folder (no manifest.json). "
+                "Make one: starec data prepare synthetic --out DIR"
+            )
+        self.model_path = resolve_model(self.model_name)
+        on_gpu = self.num_gpus_per_learner > 0 or self.num_gpus_per_env_runner > 0
+        self.dtype = resolve_dtype(self.dtype, on_gpu)
+        return self
+
+    def validate(self) -> None:
+        """Checks every field of this system, then RLlib's.
+
+        Raises:
+            ConfigError: names the field, its value, and what it may be.
+        """
+        super().validate()
+        one_of = {
+            "reply_format": FORMATS,
+            "reward_shape": REWARD_SHAPES,
+            "zero_stage": (1, 2, 3),
+            "weight_transfer": ("object_store", "nccl"),
+            "dtype": ("auto", "float32", "bfloat16"),
+        }
+        for field, allowed in one_of.items():
+            if getattr(self, field) not in allowed:
+                raise ConfigError(
+                    f"{field} is {getattr(self, field)!r}; it may be one of: "
+                    + ", ".join(map(str, allowed))
+                )
+        unknown = set(self.item_attributes) - set(ATTRIBUTES)
+        if unknown:
+            raise ConfigError(
+                f"item_attributes has {', '.join(sorted(unknown))}; it may hold: "
+                + ", ".join(ATTRIBUTES)
+            )
+        positive = (
+            "group_size cases_per_iteration temperature lr anchor_lr num_reward_actors "
+            "micro_batch_tokens max_model_len max_rank_tokens "
+            "max_reflect_tokens anchor_batch_size anchor_updates_per_iteration grad_clip "
+            "start_timeout_s sample_timeout_s update_timeout_s reward_timeout_s "
+            "transfer_timeout_s kv_cache_gib max_num_seqs"
+        ).split()
+        for field in positive:
+            if not getattr(self, field) > 0:
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; it must be above 0.")
+        if self.num_env_runners < 1 and not self.in_evaluation:
+            raise ConfigError("num_env_runners is 0; sampling needs at least one engine.")
+        for field in ("kl_coeff", "weight_decay", "warmup_steps", "anchor_epochs", "num_traces"):
+            if getattr(self, field) < 0:
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; it can't be negative.")
+        for field in ("reflect_share", "reflect_trace_share", "gpu_memory_utilization"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; it must lie in 0 … 1.")
+
+    def _take(self, **given: Any) -> Self:
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self

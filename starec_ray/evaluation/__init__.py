@@ -1,0 +1,1 @@
+"""Every policy on the same held-out cases: ranks, metrics with intervals, tables and plots."""

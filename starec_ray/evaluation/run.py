@@ -1,0 +1,45 @@
+"""Evaluate what a run made: all policies over the same test cases."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from starec_ray.errors import ConfigError
+from starec_ray.evaluation.evaluate import evaluate_all, evaluation_case_ids
+from starec_ray.evaluation.report import print_evaluation, write_evaluation
+from starec_ray.evaluation.session import evaluation_session
+from starec_ray.recipe import Recipe
+from starec_ray.run_dir import RunDir
+from starec_ray.train import start_ray
+
+
+def evaluate_run(run: RunDir, recipe: Recipe, console: Console, split: str = "test") -> dict:
+    """The models of a run directory; writes evaluation.json and its companions into it."""
+    models = {"anchored": run.anchored_model, "reinforced": run.model}
+    found = {name: folder for name, folder in models.items() if folder.is_dir()}
+    if not found:
+        raise ConfigError(f"{run.path} holds no trained model (model/ or anchored_model/) yet.")
+    return evaluate_models(found, recipe, run.path, console, split)
+
+
+def evaluate_models(
+    models: dict[str, Path], recipe: Recipe, out: Path, console: Console, split: str = "test"
+) -> dict:
+    """Random order, popularity, the untrained model, then `models` (policy → folder)."""
+    config = recipe.config.copy(copy_frozen=False).resolve()
+    start_ray(recipe.run.ray)
+    with evaluation_session(config) as (sampler, agent, dataset, scorer):
+        results = evaluate_all(
+            sampler,
+            agent,
+            dataset,
+            scorer,
+            evaluation_case_ids(dataset, split, recipe.run.evaluation_cases or None),
+            {"untrained": config.model_path, **{n: str(f) for n, f in models.items()}},
+            slow_thinking=recipe.run.evaluate_slow_thinking,
+            batch_size=config.max_num_seqs,
+            seed=recipe.run.seed,
+        )
+        summary = write_evaluation(out, results, dataset, seed=recipe.run.seed)
+    print_evaluation(summary, console)
+    return summary

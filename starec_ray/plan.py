@@ -1,0 +1,115 @@
+"""What a run would start and need, without starting it (`starec train … --dry-run`)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from starec_ray.data.dataset import Dataset
+from starec_ray.errors import ConfigError
+from starec_ray.models import EMBEDDED, resolve_dtype
+from starec_ray.recipe import Recipe
+
+GIB = 2**30
+ADAM_BYTES = 8  # two moments in float32, a parameter
+
+
+def print_plan(recipe: Recipe, console: Console) -> None:
+    """Checks configuration, data and model, and prints actors, resources and memory estimates.
+
+    Raises:
+        ConfigError, DataError: what a real start would stop at.
+    """
+    config = recipe.config
+    if not (Path(config.data_path) / "manifest.json").is_file():
+        raise ConfigError(f"data path {config.data_path!r} isn't a prepared data folder.")
+    dataset = Dataset.load(config.data_path)
+    parameters, origin = count_parameters(config.model_name)
+    on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
+    dtype = resolve_dtype(config.dtype, on_gpu)
+    console.print(
+        f"data:   {config.data_path}: {len(dataset.items)} items, "
+        + ", ".join(
+            f"{len(dataset.case_ids(split))} {split} cases"
+            for split in ("train", "validation", "test")
+        )
+    )
+    known = f"{parameters / 1e9:.2f} B parameters ({origin})" if parameters else origin
+    console.print(f"model:  {config.model_name}, {known}, {dtype}")
+    traces = math.ceil(config.num_traces / config.anchor_batch_size) * config.anchor_epochs
+    console.print(
+        f"anchor: at most {traces} optimiser steps; reinforcement: {recipe.run.iterations} "
+        f"iterations of {config.cases_per_iteration} cases × {config.group_size} rollouts"
+    )
+    console.print(_table(config, parameters, 2 if dtype == "bfloat16" else 4))
+
+
+def count_parameters(name: str) -> tuple[int, str]:
+    """(parameters, where the number is from); 0 where the model can't be seen from here."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from starec_ray.models import resolve_model
+
+    folder = resolve_model(name)
+    try:
+        model_config = AutoConfig.from_pretrained(folder)
+    except OSError:
+        return 0, "its config can't be fetched from here: sizes unknown"
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(model_config)
+    origin = "embedded" if name in EMBEDDED else "from its config"
+    return sum(p.numel() for p in model.parameters()), origin
+
+
+def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
+    """Weights, gradients, master copy, Adam's moments and the frozen anchor, of one learner.
+
+    ZeRO 1 shards the optimiser's state over the learners, 2 the gradients too, 3 the weights
+    too; activations come on top.
+    """
+    ranks, stage = max(1, config.num_learners), config.zero_stage
+    master = 4 if bytes_each == 2 else 0
+    weights = parameters * bytes_each / (ranks if stage == 3 else 1)
+    gradients = parameters * bytes_each / (ranks if stage >= 2 else 1)
+    optimiser = parameters * (ADAM_BYTES + master) / ranks
+    anchor = weights if config.kl_coeff > 0 else 0
+    return weights + gradients + optimiser + anchor
+
+
+def runner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
+    """Weights and KV cache of one env runner's engine, on each of its devices."""
+    weights = parameters * bytes_each / config.tensor_parallel_size
+    return weights + (0 if config.num_gpus_per_env_runner else config.kv_cache_gib * GIB)
+
+
+def _table(config: Any, parameters: int, bytes_each: int) -> Table:
+    table = Table(title="actors", caption="memory of weights and states; activations on top")
+    for heading in ("actor", "number", "CPUs each", "GPUs each", "memory each"):
+        table.add_column(heading, justify="left" if heading == "actor" else "right")
+
+    def memory(size: float) -> str:
+        return f"{size / GIB:.1f} GiB" if parameters else "?"
+
+    rows = [
+        (
+            f"vLLM env runner (tensor parallel {config.tensor_parallel_size})",
+            config.num_env_runners,
+            config.num_cpus_per_env_runner,
+            config.num_gpus_per_env_runner,
+            memory(runner_bytes(parameters, bytes_each, config)),
+        ),
+        (
+            f"DeepSpeed learner (ZeRO-{config.zero_stage})",
+            max(1, config.num_learners),
+            config.num_cpus_per_learner,
+            config.num_gpus_per_learner,
+            memory(learner_bytes(parameters, bytes_each, config)),
+        ),
+        ("reward actor", config.num_reward_actors, 0, 0, "0.2 GiB"),
+    ]
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table

@@ -1,0 +1,175 @@
+"""Recipes: a run as a YAML file, section by section as in `STARecConfig`."""
+
+import dataclasses
+import difflib
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from starec_ray.config import STARecConfig
+from starec_ray.errors import ConfigError
+
+SECTIONS = (
+    "data model anchor rewards training env_runners learners fault_tolerance".split()
+)
+
+
+@dataclass(slots=True)
+class RunSettings:
+    """The section `run`: what the command does around the algorithm.
+
+    Attributes:
+        seed: of everything random.
+        iterations: GRPO iterations of stage two.
+        checkpoint_every: iterations between checkpoints; the last is always kept.
+        validate_every: stage-two iterations between evaluations on validation users; 0: never.
+        validation_cases: validation users asked each time.
+        evaluate: evaluate all policies on the test users at the end.
+        evaluation_cases: test users asked; 0 takes all.
+        evaluate_slow_thinking: evaluate with slow thinking too (some three times the work).
+        ray: arguments of `ray.init` where no cluster is running yet, such as num_cpus.
+    """
+
+    seed: int = 0
+    iterations: int = 100
+    checkpoint_every: int = 10
+    validate_every: int = 0
+    validation_cases: int = 100
+    evaluate: bool = True
+    evaluation_cases: int = 0
+    evaluate_slow_thinking: bool = True
+    ray: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Recipe:
+    """A run: its algorithm's configuration, and what is done around it.
+
+    `sections` is the recipe as given, overrides included: plain YAML types.
+    """
+
+    config: STARecConfig
+    run: RunSettings
+    sections: dict[str, dict[str, Any]]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies `key=value` overrides.
+
+    A key is "section.name", or the name alone; the value is YAML.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown section or key (the nearest is named),
+            or a value of the wrong type.
+    """
+    try:
+        sections = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe {path}; ready ones lie in recipes/.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
+        raise ConfigError(f"{path}: a recipe holds sections ({_known_sections()}) of key: value.")
+    sections = {name: dict(keys) for name, keys in sections.items()}
+    for override in overrides:
+        _override(sections, override)
+    return build(sections)
+
+
+def build(sections: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """Sections → a validated configuration; raises as `load_recipe` does."""
+    config = STARecConfig()
+    run = RunSettings()
+    for section, keys in sections.items():
+        if section not in (*SECTIONS, "run"):
+            raise ConfigError(f"unknown section {section!r}{_nearest(section, _fields())}.")
+        fields = _fields()[section]
+        for key, value in keys.items():
+            if key not in fields:
+                names = {f"{s}.{k}": None for s, ks in _fields().items() for k in ks}
+                near = _nearest(key, fields) or _nearest(f"{section}.{key}", names)
+                raise ConfigError(f"unknown key {section}.{key}{near}.")
+            _check_type(f"{section}.{key}", value, fields[key])
+        if section == "run":
+            run = dataclasses.replace(run, **keys)
+        else:
+            getattr(config, section)(**keys)
+    config.debugging(seed=run.seed)
+    config.validate()
+    return Recipe(config, run, {name: dict(keys) for name, keys in sections.items()})
+
+
+def _override(sections: dict[str, dict[str, Any]], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{text!r} is no override: write key=value.")
+    section, dot, name = key.strip().partition(".")
+    if not dot:
+        owners = [s for s, fields in _fields().items() if section in fields]
+        if len(owners) != 1:
+            names = {name: None for fields in _fields().values() for name in fields}
+            raise ConfigError(f"unknown key {section}{_nearest(section, names)}.")
+        section, name = owners[0], section
+    try:
+        sections.setdefault(section, {})[name] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {key} is not YAML: {error}") from None
+
+
+def _fields() -> dict[str, dict[str, Any]]:
+    """Section → key → type, read off the configuration's own methods."""
+    fields = {}
+    for section in SECTIONS:
+        method = getattr(STARecConfig, "set_model" if section == "model" else section)
+        hints = typing.get_type_hints(method)
+        fields[section] = {
+            name: hints[name]
+            for name, parameter in inspect.signature(method).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+    fields["run"] = typing.get_type_hints(RunSettings)
+    return fields
+
+
+def _check_type(key: str, value: Any, wanted: Any) -> None:
+    options = typing.get_args(wanted) or (wanted,)
+    origin = typing.get_origin(wanted)
+    if origin is typing.Literal:
+        if value not in options:
+            raise ConfigError(f"{key} is {value!r}; it may be one of: {', '.join(options)}.")
+        return
+    if origin is not None and issubclass_safe(origin, Sequence):
+        if isinstance(value, list) and all(isinstance(v, options[0]) for v in value):
+            return
+    elif any(_fits(value, option) for option in options):
+        return
+    names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise ConfigError(
+        f"{key} is {value!r} ({type(value).__name__}); it must be of type {names}."
+    )
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    if isinstance(value, bool):
+        return wanted is bool
+    if wanted is float:
+        return isinstance(value, int | float)
+    return isinstance(wanted, type) and isinstance(value, wanted)
+
+
+def issubclass_safe(candidate: Any, base: type) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, base)
+
+
+def _nearest(word: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _known_sections() -> str:
+    return ", ".join([*SECTIONS, "run"])

@@ -1,0 +1,57 @@
+"""Slow thinking in training: who reflects on what, and what a new summary is worth."""
+
+import numpy as np
+import pyarrow as pa
+
+from starec_ray.agent.tasks import RankTask, ReflectTask
+from starec_ray.data.dataset import Dataset
+
+
+def reflect_tasks(
+    rank_tasks: list[RankTask],
+    ranked: pa.Table,
+    scores: pa.Table,
+    dataset: Dataset,
+    share: float,
+    seed: int,
+) -> list[ReflectTask]:
+    """A reflection for a seeded `share` of the ranking tasks, those with a later case.
+
+    Each reflects on the first rollout of its group: one honest sample of what the agent
+    predicts, known without a look at the rewards. `ranked` and `scores` are row by row.
+    """
+    able = [
+        number
+        for number, task in enumerate(rank_tasks)
+        if dataset.case(task.case_id).next_case_id is not None
+    ]
+    size = min(len(able), round(share * len(rank_tasks)))
+    chosen = sorted(np.random.default_rng(seed).choice(len(able), size, replace=False))
+    first = np.flatnonzero(ranked.column("rollout").to_numpy() == 0)
+    row_of = dict(zip(ranked.column("task").to_numpy()[first].tolist(), first.tolist(), strict=True))
+    tasks = []
+    for place in chosen:
+        task, row = rank_tasks[able[place]], row_of[able[place]]
+        predicted = tuple(ranked.column("ranking")[row].as_py())
+        real = scores.column("chosen")[row].as_py()
+        tasks.append(ReflectTask(task.case_id, task.summary, predicted, real))
+    return tasks
+
+
+def follow_up_tasks(reflected: pa.Table, dataset: Dataset) -> list[RankTask]:
+    """The ranking that each new summary makes possible: the same user's next case."""
+    return [
+        RankTask(str(dataset.case(case_id).next_case_id), summary)
+        for case_id, summary in zip(
+            reflected.column("case_id").to_pylist(),
+            reflected.column("summary").to_pylist(),
+            strict=True,
+        )
+    ]
+
+
+def reflection_rewards(reflected: pa.Table, follow_scores: pa.Table) -> np.ndarray:
+    """The follow-up's reward, float32 [rows]; -1 for a reflection that left no summary."""
+    rewards = follow_scores.column("reward").to_numpy().astype(np.float32)
+    malformed = reflected.column("malformed").to_numpy(zero_copy_only=False)
+    return np.where(malformed, np.float32(-1.0), rewards)

@@ -1,0 +1,42 @@
+"""What an iteration says of its rollouts."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def rollout_report(
+    kind: str, rollouts: pa.Table, rewards: np.ndarray, advantages: np.ndarray | None
+) -> dict[str, float]:
+    """Mean reward, malformed share, lengths (tokens) and groups without variance, by kind.
+
+    `advantages` are those of the groups (zero in a group without variance), or None where the
+    rollouts form no groups.
+    """
+    report = {
+        f"{kind}/reward": float(np.mean(rewards)),
+        f"{kind}/reward_std": float(np.std(rewards)),
+        f"{kind}/malformed": _mean(rollouts, "malformed"),
+        f"{kind}/missing": _mean(rollouts, "missing"),
+        f"{kind}/repeated": _mean(rollouts, "repeated"),
+        f"{kind}/invented": _mean(rollouts, "invented"),
+        f"{kind}/history_shed": _mean(rollouts, "history_shed"),
+        f"{kind}/prompt_tokens": float(
+            pc.mean(pc.list_value_length(rollouts.column("prompt_ids"))).as_py()
+        ),
+        f"{kind}/reply_tokens": float(
+            pc.mean(pc.list_value_length(rollouts.column("reply_ids"))).as_py()
+        ),
+        f"{kind}/cut_off": float(
+            pc.mean(pc.equal(rollouts.column("finish_reason"), "length").cast("int8")).as_py()
+        ),
+    }
+    if advantages is not None:
+        groups = rollouts.column("task").to_numpy()
+        still = [not np.any(advantages[groups == group]) for group in np.unique(groups)]
+        report[f"{kind}/groups_without_variance"] = float(np.mean(still))
+    return report
+
+
+def _mean(rollouts: pa.Table, column: str) -> float:
+    return float(pc.mean(rollouts.column(column).cast("float64")).as_py())

@@ -1,0 +1,270 @@
+"""A run's folder: its configuration, metrics, rollouts to read, checkpoints and models.
+
+config.yaml                      the resolved configuration
+metrics.jsonl                    one line an iteration
+rollouts/iteration-00001.parquet what was asked, answered and rewarded, as text
+tensorboard/  checkpoints/  anchored_model/  model/
+"""
+
+import fcntl
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import ArrayLike
+
+from starec_ray.errors import ConfigError, DataError
+
+# What a person reads: no token ids, titles in place of item ids.
+READABLE_ROLLOUTS = pa.schema(
+    [
+        pa.field("iteration", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # rank | reflect | rank_again
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("task", pa.int32(), nullable=False),
+        pa.field("rollout", pa.int32(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("reply", pa.string(), nullable=False),
+        pa.field("rationale", pa.string(), nullable=False),
+        pa.field("ranking", pa.list_(pa.string())),  # titles, best first; null for reflections
+        pa.field("summary", pa.string()),  # null for rankings
+        pa.field("malformed", pa.bool_(), nullable=False),
+        pa.field("missing", pa.int16(), nullable=False),
+        pa.field("repeated", pa.int16(), nullable=False),
+        pa.field("invented", pa.int16(), nullable=False),
+        pa.field("reward", pa.float32(), nullable=False),
+        pa.field("advantage", pa.float32(), nullable=False),
+        pa.field("target_rank", pa.int16()),  # 1-based; null where nothing was ranked
+        pa.field("chosen", pa.string()),  # title of the real choice; null if not revealed
+        pa.field("weight_version", pa.int64(), nullable=False),
+    ]
+)
+
+
+class RunDir:
+    """The folder of one run; made if it isn't there, unless `create` is False.
+
+    Reading needs nothing else. Whoever trains into it holds `lock()` meanwhile.
+
+    Raises:
+        ConfigError: if it isn't there and `create` is False, or is a file.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = True) -> None:
+        self.path = Path(path)
+        if create and not self.path.exists():
+            self.path.mkdir(parents=True)
+        if not self.path.is_dir():
+            raise ConfigError(f"{self.path} is no run folder: give the folder that a run wrote.")
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.rollouts = self.path / "rollouts"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+        self.anchored_model = self.path / "anchored_model"
+        self._writer: Any = None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing here until the block ends, or this process does.
+
+        Raises:
+            ConfigError: naming the process that holds the folder.
+        """
+        with open(self.path / "lock", "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise ConfigError(
+                    f"{self.path} is in use by process {file.read().strip() or 'unknown'}: wait "
+                    "for it, end it, or give another run folder."
+                ) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration (plain YAML types) to config.yaml."""
+        with written_whole(self.config) as aside:
+            aside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> dict[str, Any]:
+        """config.yaml; ConfigError if there is none or it isn't a mapping."""
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{self.config} does not exist: {self.path} is no run.") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{self.config} is not YAML: {error}") from None
+        if not isinstance(config, dict):
+            raise ConfigError(f"{self.config} holds no mapping of settings.")
+        return config
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl, on the disk when this returns, and to TensorBoard.
+
+        `line` has an "iteration" and may nest; NumPy scalars become numbers, what is not finite
+        becomes null. In TensorBoard nested names are joined by "/".
+        """
+        plain = _plain(line)
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # loads torch
+
+            self._drop_torn_line()
+            # What a run that this one resumes wrote from here on is hidden by purge_step.
+            self._writer = SummaryWriter(str(self.tensorboard), purge_step=plain["iteration"])
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in flatten(plain).items():
+            if isinstance(value, int | float) and name != "iteration":
+                self._writer.add_scalar(name, value, plain["iteration"])
+        self._writer.flush()
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
+        return [line for _, line in self._metrics_lines()]
+
+    def write_rollouts(
+        self,
+        iteration: int,
+        rollouts: pa.Table,
+        *,
+        rewards: ArrayLike,
+        advantages: ArrayLike,
+        target_ranks: Sequence[int | None],
+        chosen: Sequence[str | None],
+        titles: Mapping[str, str],
+    ) -> None:
+        """Write what a person can read of an iteration's rollouts, schema READABLE_ROLLOUTS.
+
+        Args:
+            rollouts: schema ROLLOUTS [rows]; the other columns stand beside its rows.
+            target_ranks: 1-based; None where there is none.
+            chosen: item ids of the real choices; None where not revealed.
+            titles: item id to title.
+        """
+        rankings = [
+            None if ranking is None else [titles[item_id] for item_id in ranking]
+            for ranking in rollouts["ranking"].to_pylist()
+        ]
+        columns: dict[str, Any] = {
+            "iteration": [iteration] * rollouts.num_rows,
+            "ranking": rankings,
+            "reward": np.asarray(rewards, dtype=np.float32),
+            "advantage": np.asarray(advantages, dtype=np.float32),
+            "target_rank": target_ranks,
+            "chosen": [None if item_id is None else titles[item_id] for item_id in chosen],
+        }
+        names = READABLE_ROLLOUTS.names
+        table = pa.table(
+            [columns[name] if name in columns else rollouts[name] for name in names],
+            schema=READABLE_ROLLOUTS,
+        )
+        self.rollouts.mkdir(exist_ok=True)
+        with written_whole(self._rollouts_file(iteration)) as aside:
+            pq.write_table(table, aside, compression="zstd")
+
+    def rollout_iterations(self) -> list[int]:
+        """The iterations whose rollouts are kept, oldest first."""
+        names = (path.name for path in self.rollouts.glob("iteration-*.parquet"))
+        matches = (re.fullmatch(r"iteration-(\d+)\.parquet", name) for name in names)
+        return sorted(int(match[1]) for match in matches if match)
+
+    def read_rollouts(self, iteration: int | None = None) -> pa.Table:
+        """An iteration's rollouts, the last one's by default, schema READABLE_ROLLOUTS.
+
+        Raises:
+            DataError: if there are none.
+        """
+        kept = self.rollout_iterations()
+        if not kept:
+            raise DataError(f"{self.rollouts} holds no rollouts yet.")
+        if iteration is None:
+            iteration = kept[-1]
+        if iteration not in kept:
+            raise DataError(
+                f"{self.rollouts} holds no iteration {iteration}; there are {len(kept)}, "
+                f"from {kept[0]} to {kept[-1]}."
+            )
+        return pq.read_table(self._rollouts_file(iteration), schema=READABLE_ROLLOUTS)
+
+    def rewind(self, iteration: int) -> None:
+        """Drop metrics and rollouts of later iterations: a run resumes from this one."""
+        kept = [text for text, line in self._metrics_lines() if line["iteration"] <= iteration]
+        with written_whole(self.metrics) as aside:
+            aside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+        for later in self.rollout_iterations():
+            if later > iteration:
+                self._rollouts_file(later).unlink()
+
+    def close(self) -> None:
+        """End the TensorBoard file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _metrics_lines(self) -> list[tuple[str, dict[str, Any]]]:
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").split("\n")
+        # A whole line ends in a newline; behind the last one is nothing, or a torn line.
+        return [(text, json.loads(text)) for text in lines[:-1]]
+
+    def _drop_torn_line(self) -> None:
+        if self.metrics.exists():
+            content = self.metrics.read_bytes()
+            os.truncate(self.metrics, content.rfind(b"\n") + 1)
+
+    def _rollouts_file(self, iteration: int) -> Path:
+        return self.rollouts / f"iteration-{iteration:05d}.parquet"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file to write aside, which takes the place of `path` when the block ends well."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield aside
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def flatten(line: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested names joined by "/": {"a": {"b": 1}} → {"a/b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's types."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

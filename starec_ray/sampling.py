@@ -1,0 +1,191 @@
+"""Sampling over many env runners: split, deadline, retry, and the current weights everywhere."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+from starec_ray.agent.tasks import Task
+from starec_ray.errors import DeadlineError, StaleWeightsError, STARecError
+
+MAX_ATTEMPTS = 4  # a request that fails so often in a row is itself the fault
+
+
+class RunnerPool:
+    """Driver side of the env runners.
+
+    A runner gets the current weights before it samples, also after a restart; what a dead
+    runner was asked is asked again of the others. RLlib's group restarts the dead ones.
+
+    Args:
+        group: RLlib's env runner group.
+        sample_timeout_s, transfer_timeout_s, start_timeout_s: deadlines in seconds.
+    """
+
+    def __init__(
+        self,
+        group: EnvRunnerGroup,
+        sample_timeout_s: float,
+        transfer_timeout_s: float,
+        start_timeout_s: float,
+    ) -> None:
+        # RLlib's own foreach calls end an actor whose method raises, and hide the cause: the
+        # actors are called directly, and their state is reported to the manager.
+        self._manager = group._worker_manager
+        self._sample_timeout_s = sample_timeout_s
+        self._transfer_timeout_s = transfer_timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._source: tuple[str, dict[str, Any]] | None = None  # how a runner gets the weights
+        self._current: set[int] = set()  # runners that hold the current weights
+        self.weight_version = -1
+        self.asked_again = 0  # tasks whose runner failed, over the pool's life
+
+    def load_weights(self, ticket: Any, version: int) -> dict[str, float]:
+        """Gives every runner the published weights; returns the slowest runner's seconds."""
+        return self._load("load_weights", {"ticket": ticket}, version)
+
+    def load_model(self, folder: str, version: int) -> dict[str, float]:
+        """Gives every runner the weights of a saved model of the same architecture."""
+        return self._load("load_model", {"folder": folder, "version": version}, version)
+
+    def sample(
+        self, tasks: Sequence[Task], *, rollouts: int, temperature: float, seed: int
+    ) -> pa.Table:
+        """Rollouts of all tasks, ordered by task then rollout (`schemas.ROLLOUTS`).
+
+        Raises:
+            DeadlineError: if some tasks failed `MAX_ATTEMPTS` times; shows the last cause.
+        """
+        waiting = list(enumerate(tasks))
+        done: list[pa.Table] = []
+        cause: object = None
+        for _ in range(MAX_ATTEMPTS):
+            runners = self._ready_runners()
+            size = math.ceil(len(waiting) / len(runners))
+            shares = {r: waiting[i * size : (i + 1) * size] for i, r in enumerate(runners)}
+            shares = {runner: share for runner, share in shares.items() if share}
+            answers = self._call(
+                "sample",
+                {
+                    runner: {
+                        "tasks": [task for _, task in share],
+                        "rollouts": rollouts,
+                        "temperature": temperature,
+                        "seed": seed + share[0][0],
+                        "weight_version": self.weight_version,
+                    }
+                    for runner, share in shares.items()
+                },
+                self._sample_timeout_s,
+            )
+            waiting = []
+            for runner, share in shares.items():
+                answer = answers[runner]
+                if isinstance(answer, Exception):
+                    cause = answer
+                    waiting += share
+                else:
+                    done.append(_renumbered(answer, share))
+            if not waiting:
+                table = pa.concat_tables(done)
+                return table.sort_by([("task", "ascending"), ("rollout", "ascending")])
+            self.asked_again += len(waiting)
+        raise DeadlineError(
+            f"{len(waiting)} of {len(tasks)} tasks failed on env runners {MAX_ATTEMPTS} times; "
+            f"the last cause: {cause}"
+        )
+
+    def memory(self) -> dict[str, float]:
+        """Resident bytes of each healthy runner, by name."""
+        answers = self._call(
+            "memory", {r: {} for r in self._manager.healthy_actor_ids()}, self._transfer_timeout_s
+        )
+        return {
+            f"env_runner_{runner}": answer["rss_bytes"]
+            for runner, answer in answers.items()
+            if not isinstance(answer, Exception)
+        }
+
+    def _load(self, method: str, kwargs: dict[str, Any], version: int) -> dict[str, float]:
+        self._source, self.weight_version, self._current = (method, kwargs), version, set()
+        return self._send_weights(self._manager.healthy_actor_ids())
+
+    def _send_weights(self, runners: Sequence[int]) -> dict[str, float]:
+        if self._source is None:
+            raise STARecError("env runners were asked to sample before any weights were loaded.")
+        method, kwargs = self._source
+        answers = self._call(method, {r: kwargs for r in runners}, self._transfer_timeout_s)
+        slowest: dict[str, float] = {}
+        for runner, answer in answers.items():
+            if isinstance(answer, Exception):
+                continue  # comes back through `_ready_runners`
+            self._current.add(runner)
+            for key, seconds in (answer or {}).items():
+                slowest[key] = max(slowest.get(key, 0.0), seconds)
+        return slowest
+
+    def _ready_runners(self) -> list[int]:
+        """Healthy runners with the current weights; waits for a restart if there is none."""
+        deadline = time.monotonic() + self._start_timeout_s
+        while True:
+            self._manager.probe_unhealthy_actors(timeout_seconds=5.0, mark_healthy=True)
+            healthy = self._manager.healthy_actor_ids()
+            if stale := [runner for runner in healthy if runner not in self._current]:
+                self._send_weights(stale)
+            if ready := [runner for runner in healthy if runner in self._current]:
+                return ready
+            if time.monotonic() > deadline:
+                raise DeadlineError(
+                    f"none of {self._manager.num_actors()} env runners came up with weights "
+                    f"within {self._start_timeout_s:.0f} s. Their logs lie in Ray's session "
+                    "folder; too little memory is the commonest cause."
+                )
+            time.sleep(1.0)
+
+    def _call(
+        self, method: str, kwargs_of: Mapping[int, dict[str, Any]], timeout_s: float
+    ) -> dict[int, Any]:
+        """Calls one method on some runners at once; an answer is a value or an Exception.
+
+        Raises:
+            STARecError: raised by a runner's method: a fault of the request, not of the runner.
+        """
+        actors = self._manager.actors()
+        refs = {
+            getattr(actors[r], method).remote(**kwargs): r for r, kwargs in kwargs_of.items()
+        }
+        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
+        answers: dict[int, Any] = {}
+        for ref, runner in refs.items():
+            if ref not in ready:
+                answers[runner] = DeadlineError(
+                    f"env runner {runner} didn't finish {method} within {timeout_s:.0f} s"
+                )
+                ray.kill(actors[runner], no_restart=False)  # it may hang for ever
+            else:
+                try:
+                    answers[runner] = ray.get(ref)
+                    continue
+                except RayTaskError as error:
+                    if isinstance(error.cause, StaleWeightsError):
+                        answers[runner] = error.cause
+                        self._current.discard(runner)
+                        continue
+                    raise error.as_instanceof_cause() from error
+                except RayActorError as error:
+                    answers[runner] = error
+            self._current.discard(runner)
+            self._manager.set_actor_state(runner, False)
+        return answers
+
+
+def _renumbered(rollouts: pa.Table, share: Sequence[tuple[int, Task]]) -> pa.Table:
+    """Task numbers within a runner's share → within the whole request."""
+    places = pa.array([share[i][0] for i in rollouts.column("task").to_pylist()], pa.int32())
+    index = rollouts.schema.get_field_index("task")
+    return rollouts.set_column(index, rollouts.schema.field(index), places)

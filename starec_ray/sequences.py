@@ -1,0 +1,73 @@
+"""Tables for the learner: traces and scored rollouts → token sequences (`schemas.SEQUENCES`)."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from starec_ray.agent.agent import Agent
+from starec_ray.agent.formats import grades_of
+from starec_ray.agent.tasks import RankTask, ReflectTask, Task
+from starec_ray.schemas import SEQUENCES
+from starec_ray.tokens import count_tokens, prompt_ids
+
+
+def from_traces(traces: pa.Table, agent: Agent, tokenizer: Any) -> pa.Table:
+    """Traces (`schemas.TRACES`) as the prompts that the agent writes and the replies to learn.
+
+    Returns:
+        `schemas.SEQUENCES`, a row a trace, in their order; component "anchor", each a group.
+    """
+    rows: dict[str, list] = {name: [] for name in SEQUENCES.names}
+    for number, trace in enumerate(traces.to_pylist()):
+        prompt = agent.prompt(_task(trace), lambda m: count_tokens(tokenizer, m))
+        reply = tokenizer.encode(_reply(trace, agent), add_special_tokens=False)
+        rows["component"].append("anchor")
+        rows["group"].append(number)
+        rows["prompt_ids"].append(prompt_ids(tokenizer, prompt.messages))
+        rows["reply_ids"].append([*reply, tokenizer.eos_token_id])
+        rows["logprobs"].append(None)
+        rows["advantage"].append(1.0)
+    return pa.table(rows, schema=SEQUENCES)
+
+
+def from_rollouts(
+    component: str, rollouts: pa.Table, advantages: np.ndarray, first_group: int
+) -> pa.Table:
+    """Rollouts (`schemas.ROLLOUTS`) with their advantages, float32 [rows]; a group a task.
+
+    `first_group` keeps the groups of several tables apart in one batch.
+    """
+    groups = rollouts.column("task").to_numpy().astype(np.int64) + first_group
+    return pa.table(
+        {
+            "component": pa.array([component] * len(rollouts), pa.string()),
+            "group": groups,
+            "prompt_ids": rollouts.column("prompt_ids"),
+            "reply_ids": rollouts.column("reply_ids"),
+            "logprobs": rollouts.column("logprobs"),
+            "advantage": advantages.astype(np.float32),
+        },
+        schema=SEQUENCES,
+    )
+
+
+def _task(trace: dict[str, Any]) -> Task:
+    if trace["kind"] == "rank":
+        return RankTask(trace["case_id"], trace["summary_before"])
+    return ReflectTask(
+        trace["case_id"], trace["summary_before"], tuple(trace["predicted"]), trace["chosen"]
+    )
+
+
+def _reply(trace: dict[str, Any], agent: Agent) -> str:
+    if trace["kind"] == "reflect":
+        return f"<think>{trace['rationale']}</think>\n{trace['summary']}"
+    candidates = agent.dataset.case(trace["case_id"]).candidates
+    place = {item.item_id: index for index, item in enumerate(candidates)}
+    order = [place[item_id] for item_id in trace["ranking"]]
+    grades = trace["grades"] or grades_of(order)
+    answer = agent.writer.reply_format.write(candidates, order, grades)
+    if agent.writer.think_before_ranking:
+        return f"<think>{trace['rationale']}</think>\n{answer}"
+    return answer

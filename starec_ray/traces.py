@@ -1,0 +1,106 @@
+"""Traces for the anchor: read from a file, or written by the template teacher."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from starec_ray.agent.agent import Agent
+from starec_ray.agent.tasks import RankTask, ReflectTask
+from starec_ray.agent.teacher import TemplateTeacher
+from starec_ray.errors import DataError
+from starec_ray.schemas import TRACES
+
+# Scores rankings (columns case_id, ranking, malformed) and so reveals the feedback.
+Score = Callable[[pa.Table], pa.Table]
+
+
+def read_traces(path: str | Path, agent: Agent) -> pa.Table:
+    """A trace table as any teacher wrote it.
+
+    Raises:
+        DataError: if the file lacks a column, or has a trace of a case that isn't one of a
+            training user of the agent's dataset.
+    """
+    table = pq.read_table(path)
+    missing = [name for name in TRACES.names if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{path}: not a trace table, column(s) {', '.join(missing)} are missing; "
+            f"starec_ray/schemas.py lists what TRACES holds."
+        )
+    try:
+        table = table.select(TRACES.names).cast(TRACES)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{path}: a column has another type than TRACES: {error}") from error
+    allowed = set(agent.dataset.case_ids("train"))
+    foreign = [c for c in table.column("case_id").to_pylist() if c not in allowed]
+    if foreign:
+        raise DataError(
+            f"{path}: {len(foreign)} traces are of cases that aren't training cases of this "
+            f"data (first: {foreign[0]}). Prepare the data with the parameters and the seed "
+            "that the traces were made with."
+        )
+    return table
+
+
+def write_template_traces(
+    agent: Agent,
+    score: Score,
+    *,
+    num_traces: int,
+    reflect_share: float,
+    popularity_weight: float,
+    seed: int,
+) -> pa.Table:
+    """Traces of the template teacher (`schemas.TRACES`) for training users, shuffled.
+
+    A reflection follows the teacher's own ranking of the case, after that was scored.
+    """
+    dataset = agent.dataset
+    teacher = TemplateTeacher(dataset, popularity_weight)
+    rng = np.random.default_rng(seed)
+    case_ids = [str(c) for c in rng.permutation(np.array(dataset.case_ids("train"), dtype=object))]
+    num_reflect = round(num_traces * reflect_share)
+    rank_tasks = [
+        RankTask(case_id, agent.initial_summary(case_id))
+        for case_id in case_ids[: max(num_traces - num_reflect, num_reflect)]
+    ]
+    answers = [teacher.rank(task) for task in rank_tasks]
+    rankings = pa.table(
+        {
+            "case_id": [task.case_id for task in rank_tasks],
+            "ranking": pa.array([a["ranking"] for a in answers], pa.list_(pa.string())),
+            "malformed": [False] * len(answers),
+        }
+    )
+    rows = [
+        _row("rank", task, answer, teacher.name)
+        for task, answer in zip(rank_tasks, answers, strict=True)
+    ][: num_traces - num_reflect]
+    if num_reflect:
+        chosen = score(rankings.slice(0, num_reflect)).column("chosen").to_pylist()
+        for task, answer, choice in zip(rank_tasks, answers, chosen, strict=False):
+            predicted = tuple(map(str, answer["ranking"]))
+            reflect = ReflectTask(task.case_id, task.summary, predicted, choice)
+            rows.append(_row("reflect", reflect, teacher.reflect(reflect), teacher.name))
+    order = rng.permutation(len(rows))
+    return pa.Table.from_pylist([rows[i] for i in order], schema=TRACES)
+
+
+def _row(kind: str, task: RankTask | ReflectTask, answer: dict, teacher: str) -> dict:
+    return {
+        "trace_id": f"{teacher}/{kind}/{task.case_id}",
+        "kind": kind,
+        "case_id": task.case_id,
+        "teacher": teacher,
+        "summary_before": task.summary,
+        "predicted": task.predicted if isinstance(task, ReflectTask) else None,
+        "chosen": task.chosen if isinstance(task, ReflectTask) else None,
+        "rationale": answer["rationale"],
+        "ranking": answer.get("ranking"),
+        "grades": answer.get("grades"),
+        "summary": answer.get("summary"),
+    }

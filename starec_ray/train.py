@@ -1,0 +1,104 @@
+"""The main job: anchor, reinforce, save, evaluate, into a run directory."""
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from starec_ray.algorithm import STARec
+from starec_ray.evaluation.plots import plot_training
+from starec_ray.progress import phase
+from starec_ray.recipe import Recipe
+from starec_ray.run_dir import RunDir
+
+
+def start_ray(settings: dict[str, Any]) -> None:
+    """Joins the running cluster that RAY_ADDRESS names, else starts a local one."""
+    if ray.is_initialized():
+        return
+    here = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, **settings}
+    ray.init(
+        log_to_driver=bool(os.environ.get("STAREC_ACTOR_LOGS")),
+        runtime_env={"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}},
+        **local,
+    )
+
+
+def train(recipe: Recipe, run_path: Path, console: Console) -> RunDir:
+    """Trains by a recipe; the run directory holds everything that came of it."""
+    run = RunDir(run_path)
+    with run.lock():
+        recipe.config.resolve()
+        run.write_config(recipe.sections)
+        start_ray(recipe.run.ray)
+        console.print(f"starting actors: {_actors(recipe)}")
+        algo = recipe.config.build_algo()
+        try:
+            _iterate(algo, recipe, run, console)
+        finally:
+            algo.stop()
+            run.close()
+    plot_training(run.read_metrics(), run.path / "training.png")
+    return run
+
+
+def _iterate(algo: STARec, recipe: Recipe, run: RunDir, console: Console) -> None:
+    anchor = math.ceil(algo.anchor_updates / recipe.config.anchor_updates_per_iteration)
+    titles = {item.item_id: item.title for item in algo.dataset.items.values()}
+    for stage, iterations in (("anchor", anchor), ("reinforce", recipe.run.iterations)):
+        with phase(stage, iterations) as progress:
+            for _ in range(iterations):
+                start = time.perf_counter()
+                algo.train()
+                line = {
+                    "iteration": algo.training_iteration,
+                    **algo.report,
+                    "seconds/iteration": time.perf_counter() - start,
+                }
+                done = algo.iterations_done
+                every = recipe.run.validate_every
+                if stage == "reinforce" and every and done % every == 0:
+                    line |= algo.evaluate(limit=recipe.run.validation_cases)
+                run.append_metrics(line)
+                if stage == "reinforce":
+                    kept = algo.latest_rollouts
+                    run.write_rollouts(
+                        algo.training_iteration,
+                        kept,
+                        rewards=kept["reward"],
+                        advantages=kept["advantage"],
+                        target_ranks=kept["target_rank"].to_pylist(),
+                        chosen=kept["chosen"].to_pylist(),
+                        titles=titles,
+                    )
+                    if done % recipe.run.checkpoint_every == 0 or done == recipe.run.iterations:
+                        algo.save_to_path(run.checkpoints / f"iteration-{done:05d}")
+                progress.advance(note=_note(line))
+        if stage == "anchor":
+            algo.save_model(run.anchored_model)
+    algo.save_model(run.model)
+    console.print(f"trained model: {run.model}")
+
+
+def _note(line: dict[str, Any]) -> str:
+    if line["stage"] == "anchor":
+        return f"NLL {line.get('loss', math.nan):.3f}"
+    return (
+        f"reward {line['rank/reward']:+.3f}, malformed {100 * line['rank/malformed']:.0f} %, "
+        f"KL {line.get('kl', 0.0):.4f}"
+    )
+
+
+def _actors(recipe: Recipe) -> str:
+    config = recipe.config
+    return (
+        f"{config.num_env_runners} vLLM env runner(s), {config.num_reward_actors} reward "
+        f"actor(s), {max(1, config.num_learners)} DeepSpeed learner(s) with ZeRO-"
+        f"{config.zero_stage}, {config.model_name} in {config.dtype}"
+    )

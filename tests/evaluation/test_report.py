@@ -1,0 +1,61 @@
+"""What an evaluation writes and prints."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from starec_ray.evaluation.evaluate import evaluate_all, evaluation_case_ids
+from starec_ray.evaluation.plots import plot_training
+from starec_ray.evaluation.report import print_evaluation, write_evaluation
+from starec_ray.evaluation.results import read_results
+
+PNG = b"\x89PNG\r\n"
+
+
+@pytest.fixture
+def results(world):
+    cases = evaluation_case_ids(world.dataset)
+    models = {"untrained": "a", "anchored": "b", "reinforced": "c"}
+    return evaluate_all(world.sampler, world.agent, world.dataset, world.scorer, cases, models)
+
+
+def test_an_evaluation_leaves_its_numbers_its_ranks_and_a_plot(world, results, tmp_path) -> None:
+    folder = tmp_path / "run"
+    summary = write_evaluation(folder, results, world.dataset)
+    assert json.loads((folder / "evaluation.json").read_text()) == summary
+    assert len(read_results(folder / "evaluation_cases.parquet")) == len(results)
+    assert (folder / "policies.png").read_bytes().startswith(PNG)
+    assert (folder / "policies.png").stat().st_size > 10_000
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"evaluation.json", "evaluation_cases.parquet", "policies.png"}
+
+
+def test_the_screen_shows_every_policy_with_interval_malformed_rate_and_difference(
+    world, results, tmp_path
+) -> None:
+    summary = write_evaluation(tmp_path, results, world.dataset)
+    console = Console(width=160, record=True, file=io.StringIO())
+    print_evaluation(summary, console)
+    text = console.export_text()
+    line = next(line for line in text.splitlines() if "reinforced+slow" in line)
+    assert "100.0 (100.0–100.0)" in line
+    assert "0.0 %" in line
+    assert "p " in line
+    assert all(result.policy in text for result in results)
+    assert "10–10" in text
+
+
+def test_the_training_plot_shows_reward_and_ndcg(tmp_path) -> None:
+    lines = [
+        {"iteration": i, "reward": {"mean": -0.1 + i / 20}, "ndcg@10": 0.2 + i / 100}
+        for i in range(1, 11)
+    ]
+    assert plot_training(lines, tmp_path / "training.png")
+    assert (tmp_path / "training.png").read_bytes().startswith(PNG)
+
+
+def test_a_run_without_such_metrics_has_no_training_plot(tmp_path) -> None:
+    assert not plot_training([{"iteration": 1, "loss": 2.0}], tmp_path / "training.png")
+    assert not (tmp_path / "training.png").exists()

@@ -1,0 +1,92 @@
+"""`starec rollouts`: what is shown of the rollouts kept."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from starec_ray import schemas
+from starec_ray.cli.rollouts import rollouts as rollouts_command
+from starec_ray.run_dir import RunDir
+
+TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}
+
+
+def rollout_table() -> pa.Table:
+    shared = {
+        "case_id": "u1/0",
+        "missing": 0,
+        "repeated": 0,
+        "invented": 0,
+        "history_shed": 0,
+        "finish_reason": "stop",
+        "weight_version": 4,
+        "prompt_ids": [1],
+        "reply_ids": [2],
+        "logprobs": [-0.5],
+        "malformed": False,
+        "task": 0,
+    }
+    rank = shared | {"kind": "rank", "prompt": "Rank these.", "summary": None}
+    good = {"rollout": 0, "reply": "1. Alien", "rationale": "Space.", "ranking": ["1", "2"]}
+    bad = {"rollout": 1, "reply": "\x1b[31m??", "rationale": "", "ranking": ["2", "1"]}
+    faults = {"malformed": True, "missing": 2}
+    reflect = {
+        "kind": "reflect",
+        "prompt": "Reflect.",
+        "summary": "Likes space.",
+        "ranking": None,
+        "rollout": 0,
+        "reply": "Likes space.",
+        "rationale": "",
+        "task": 1,
+    }
+    return pa.Table.from_pylist(
+        [rank | good, rank | bad | faults, shared | reflect], schema=schemas.ROLLOUTS
+    )
+
+
+def write_rollouts(run: RunDir, iteration: int) -> None:
+    run.write_rollouts(
+        iteration,
+        rollout_table(),
+        rewards=np.array([1.0, -1.0, 0.5]),
+        advantages=np.array([0.7, -0.7, 0.0]),
+        target_ranks=[1, 2, None],
+        chosen=["1", "1", None],
+        titles=TITLES,
+    )
+
+
+@pytest.fixture
+def show(tmp_path):
+    write_rollouts(RunDir(tmp_path), 1)
+    app = typer.Typer()
+    app.command()(rollouts_command)
+
+    def run(*options: str):
+        return CliRunner().invoke(app, [str(tmp_path), *options], env={"COLUMNS": "120"})
+
+    return run
+
+
+def test_rollouts_are_shown_with_the_target_marked(show) -> None:
+    result = show()
+    assert result.exit_code == 0, result.output
+    assert "→  1. Alien (1979)" in result.output
+    assert "Heat [bold](1995)" in result.output  # text, not markup
+    assert "Space." in result.output
+    assert "reward +1.000" in result.output
+    assert "malformed: 2 missing" in result.output
+    assert "\x1b[31m" not in result.output
+    assert result.output.count("Rank these.") == 1  # once a group
+    assert "3 of 3 rollouts" in result.output
+
+
+def test_rollouts_are_chosen_by_kind_case_reward_and_number(show) -> None:
+    assert "rank ·" not in show("--kind", "reflect").output
+    assert "0 of 3" in show("--case", "nobody/0").output
+    assert "reward -1.000" in show("--worst", "--limit", "1").output
+    assert "reward +1.000" in show("--best", "--limit", "1").output
+    assert show("--best", "--worst").exit_code != 0

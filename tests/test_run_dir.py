@@ -1,0 +1,169 @@
+"""The run folder: whole files, one writer, and what a person reads of rollouts."""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from starec_ray import schemas
+from starec_ray.errors import ConfigError, DataError
+from starec_ray.run_dir import READABLE_ROLLOUTS, RunDir, flatten, written_whole
+
+TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}
+
+
+def rollout_table() -> pa.Table:
+    shared = {
+        "case_id": "u1/0",
+        "missing": 0,
+        "repeated": 0,
+        "invented": 0,
+        "history_shed": 0,
+        "finish_reason": "stop",
+        "weight_version": 4,
+        "prompt_ids": [1],
+        "reply_ids": [2],
+        "logprobs": [-0.5],
+        "malformed": False,
+        "task": 0,
+    }
+    rank = shared | {"kind": "rank", "prompt": "Rank these.", "summary": None}
+    good = {"rollout": 0, "reply": "1. Alien", "rationale": "Space.", "ranking": ["1", "2"]}
+    bad = {"rollout": 1, "reply": "\x1b[31m??", "rationale": "", "ranking": ["2", "1"]}
+    faults = {"malformed": True, "missing": 2}
+    reflect = {
+        "kind": "reflect",
+        "prompt": "Reflect.",
+        "summary": "Likes space.",
+        "ranking": None,
+        "rollout": 0,
+        "reply": "Likes space.",
+        "rationale": "",
+        "task": 1,
+    }
+    return pa.Table.from_pylist(
+        [rank | good, rank | bad | faults, shared | reflect], schema=schemas.ROLLOUTS
+    )
+
+
+def write_rollouts(run: RunDir, iteration: int) -> None:
+    run.write_rollouts(
+        iteration,
+        rollout_table(),
+        rewards=np.array([1.0, -1.0, 0.5]),
+        advantages=np.array([0.7, -0.7, 0.0]),
+        target_ranks=[1, 2, None],
+        chosen=["1", "1", None],
+        titles=TITLES,
+    )
+
+
+def test_the_configuration_comes_back_as_written(tmp_path) -> None:
+    run = RunDir(tmp_path / "runs" / "first")
+    config = {"model": "a/b", "lr": 1e-6, "reward_shape": "tiers", "attributes": ["year", "tags"]}
+    run.write_config(config)
+    assert RunDir(run.path, create=False).read_config() == config
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="no run folder"):
+        RunDir(tmp_path / "nowhere", create=False)
+    with pytest.raises(ConfigError, match=r"config\.yaml does not exist"):
+        RunDir(tmp_path).read_config()
+
+
+def test_metrics_are_one_json_line_an_iteration(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    run.append_metrics({"iteration": 1, "loss": np.float32(0.5), "reward": {"mean": float("nan")}})
+    run.append_metrics({"iteration": 2, "loss": 0.25, "counts": np.array([1, 2])})
+    run.close()
+    assert run.read_metrics() == [
+        {"iteration": 1, "loss": 0.5, "reward": {"mean": None}},
+        {"iteration": 2, "loss": 0.25, "counts": [1, 2]},
+    ]
+    assert any(run.tensorboard.iterdir())
+
+
+def test_a_line_that_a_crash_cut_off_is_left_out_and_written_over(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    run.metrics.write_text('{"iteration": 1}\n{"iterat')
+    assert run.read_metrics() == [{"iteration": 1}]
+    run.append_metrics({"iteration": 2})
+    run.close()
+    assert run.read_metrics() == [{"iteration": 1}, {"iteration": 2}]
+
+
+def test_rewinding_drops_what_came_after_the_checkpoint(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    for iteration in (1, 2, 3):
+        run.append_metrics({"iteration": iteration})
+        write_rollouts(run, iteration)
+    run.close()
+    run.rewind(2)
+    assert [line["iteration"] for line in run.read_metrics()] == [1, 2]
+    assert run.rollout_iterations() == [1, 2]
+
+
+def test_rollouts_are_kept_as_text_a_person_can_read(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    write_rollouts(run, 7)
+    assert [path.name for path in run.rollouts.iterdir()] == ["iteration-00007.parquet"]
+    table = run.read_rollouts()
+    assert table.schema.equals(READABLE_ROLLOUTS)
+    first, _, reflection = table.to_pylist()
+    assert first["ranking"] == ["Alien (1979)", "Heat [bold](1995)"]
+    assert (first["chosen"], first["target_rank"], first["weight_version"]) == (
+        "Alien (1979)",
+        1,
+        4,
+    )
+    assert (reflection["ranking"], reflection["target_rank"]) == (None, None)
+
+
+def test_rollouts_that_are_not_there_are_named(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    with pytest.raises(DataError, match="no rollouts yet"):
+        run.read_rollouts()
+    write_rollouts(run, 3)
+    with pytest.raises(DataError, match="no iteration 9; there are 1, from 3 to 3"):
+        run.read_rollouts(9)
+
+
+def _try_to_lock(path: str, answer) -> None:
+    try:
+        with RunDir(path).lock():
+            answer.put("locked")
+    except ConfigError as error:
+        answer.put(str(error))
+
+
+def ask_another_process(path: str) -> str:
+    context = multiprocessing.get_context("fork")
+    answer = context.Queue()
+    process = context.Process(target=_try_to_lock, args=(path, answer))
+    process.start()
+    text = answer.get(timeout=10)
+    process.join(timeout=10)
+    return text
+
+
+def test_two_processes_can_not_write_one_run(tmp_path) -> None:
+    with RunDir(tmp_path).lock():
+        assert f"in use by process {os.getpid()}" in ask_another_process(str(tmp_path))
+    assert ask_another_process(str(tmp_path)) == "locked"
+
+
+def test_a_file_that_could_not_be_written_whole_leaves_the_old_one(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), written_whole(path) as aside:
+        aside.write_text("ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nested_names_are_joined() -> None:
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a/b/c": 1, "d": 2}
