@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, STARecError
 
 
 def start_engine(config: Any) -> Any:
@@ -55,12 +55,34 @@ def start_engine(config: Any) -> Any:
     return llm
 
 
-def load_saved_weights(llm: Any, folder: str) -> None:
-    """Replaces the engine's weights by those of a saved model, in Hugging Face's names."""
-    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _saved(folder)})
+def replace_weights(llm: Any, named_tensors: Iterator[tuple[str, Any]]) -> None:
+    """Replaces the engine's weights by whole tensors under Hugging Face's names.
+
+    What was cached of the old weights is dropped.
+
+    Raises:
+        STARecError: if requests are still running.
+    """
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named_tensors})
+    llm.collective_rpc(_repack_tied_head)
+    if not llm.reset_prefix_cache():
+        raise STARecError("vLLM kept its prefix cache: requests are still running.")
 
 
-def _saved(folder: str) -> Iterator[tuple[str, Any]]:
+def _repack_tied_head(worker: Any) -> None:
+    """On a CPU a head tied to the embedding has a packed copy that a reload leaves behind."""
+    model = worker.model_runner.get_model()
+    head = getattr(model, "lm_head", None)
+    if worker.device.type == "cpu" and model.config.tie_word_embeddings and head is not None:
+        head.quant_method.process_weights_after_loading(head)
+
+
+def saved_weights(folder: str) -> Iterator[tuple[str, Any]]:
+    """The tensors of a saved model (a folder, or a Hugging Face id), one at a time.
+
+    Raises:
+        ConfigError: if there are no safetensors.
+    """
     from huggingface_hub import snapshot_download
     from safetensors import safe_open
 

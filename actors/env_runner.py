@@ -1,7 +1,8 @@
 """The vLLM env runner: samples what an agent answers to its tasks."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -10,7 +11,8 @@ import torch
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.actor_manager import FaultAwareApply
 
-from actors.engine import load_saved_weights, start_engine
+from actors.engine import replace_weights, saved_weights, start_engine
+from actors.weight_transfer.base import Ticket
 from starec_ray.agent.agent import Agent, Prompt
 from starec_ray.agent.tasks import RankTask, Task
 from starec_ray.data.dataset import Dataset
@@ -100,29 +102,26 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         ]
         return pa.Table.from_pylist(rows, schema=ROLLOUTS)
 
-    def load_weights(self, ticket: Any) -> dict[str, float]:
-        """Loads a published version (`weight_transfer.Ticket`); returns seconds by part."""
-        self.weight_version = None  # unknown until all of it is there
-        seconds = ticket.load_into(self.llm)
-        self._weights_changed(ticket.version)
-        return seconds
+    def load_weights(self, ticket: Ticket) -> dict[str, float]:
+        """Loads a published version; returns seconds by part."""
+        start = time.perf_counter()
+        self._load(ticket.tensors(), ticket.version)
+        return {**ticket.seconds, "load": time.perf_counter() - start}
 
     def load_model(self, folder: str, version: int) -> dict[str, float]:
         """Loads a saved model of the same architecture (a folder, or a Hugging Face id)."""
-        self.weight_version = None
-        load_saved_weights(self.llm, folder)
-        self._weights_changed(version)
-        return {}
+        start = time.perf_counter()
+        self._load(saved_weights(folder), version)
+        return {"load": time.perf_counter() - start}
+
+    def _load(self, named_tensors: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
+        self.weight_version = None  # unknown until all of it is there
+        replace_weights(self.llm, named_tensors)
+        self.weight_version = version
 
     def memory(self) -> dict[str, int]:
         """Resident bytes of this process, engine included."""
         return {"rss_bytes": psutil.Process(os.getpid()).memory_info().rss}
-
-    def _weights_changed(self, version: int) -> None:
-        # Cached keys and values are of the old weights.
-        if not self.llm.reset_prefix_cache():
-            raise StaleWeightsError("vLLM kept its prefix cache: requests are still running.")
-        self.weight_version = version
 
     def _count_tokens(self, messages: list[dict[str, str]]) -> int:
         return count_tokens(self.tokenizer, messages)
@@ -157,8 +156,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             "prompt_ids": ids,
             "reply_ids": reply_ids,
             "logprobs": [
-                step[token].logprob
-                for token, step in zip(reply_ids, answer.logprobs, strict=True)
+                step[token].logprob for token, step in zip(reply_ids, answer.logprobs, strict=True)
             ],
         }
 

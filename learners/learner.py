@@ -8,6 +8,7 @@ bad table is an error everywhere and a hang nowhere.
 import functools
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ class DeepSpeedLearner(TorchLearner):
     """
 
     config: Any  # an AlgorithmConfig with this system's fields
-    _device: torch.device
+    _device: Any
 
     def build(self) -> None:
         """Loads the model and starts DeepSpeed. Collective."""
@@ -224,12 +225,14 @@ class DeepSpeedLearner(TorchLearner):
     @together
     def publish_weights(self, version: int, publisher: Publisher) -> Any:
         """Hands all weights to the publisher on rank 0 and returns its handle; others: None."""
-        handle = None
-        if self.rank == 0:
-            handle = publisher.publish(self.export_weights(), version)
-        elif self.config.zero_stage == 3:
-            for _ in self.export_weights():
-                pass
+        handle, tensors = None, self.export_weights()
+        try:
+            if self.rank == 0:
+                handle = publisher.publish(tensors, version)
+        finally:
+            if self.config.zero_stage == 3:
+                for _ in tensors:  # gathered by all, even if the publisher gave up
+                    pass
         self.counters["weight_version"] = version
         return handle
 
@@ -247,6 +250,9 @@ class DeepSpeedLearner(TorchLearner):
         """
         target = Path(folder)
         part = target.with_name(target.name + ".part")
+        if self.rank == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        dist.barrier()
         self.engine.save_checkpoint(str(part), tag=ENGINE_STATE, save_latest=False)
         if self.reference is not None:
             with self.reference.in_place():

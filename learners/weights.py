@@ -96,8 +96,11 @@ def save_model(model: PreTrainedModel, model_path: str, folder: Path, *, rank: i
 
 def put_in_place(part: Path, folder: Path) -> None:
     """Moves a finished folder to where it belongs, in the place of an older one."""
-    shutil.rmtree(folder, ignore_errors=True)
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        os.replace(folder, old)
     os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 class _ShardWriter:

@@ -19,7 +19,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from transformers import AutoTokenizer
 
 from actors.reward_actor import RewardGroup
-from actors.weight_transfer import make_transfer
+from actors.weight_transfer.object_store import ObjectStoreTransfer
 from starec_ray import sequences
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
@@ -68,7 +68,7 @@ class STARec(Algorithm):
         )
         self.learners = LearnerCalls(self.learner_group, config.update_timeout_s)
         self.reward_group = RewardGroup.from_config(config)
-        self.transfer = make_transfer(config.weight_transfer)
+        self.transfer = ObjectStoreTransfer()
         self.cases = CaseOrder(self.dataset.case_ids("train"), config.seed)
         self.anchor_updates_done = 0
         self.iterations_done = 0  # of stage two
@@ -223,7 +223,9 @@ class STARec(Algorithm):
         """Resident memory of every actor, bytes, by name."""
         learners = self.learners("memory")
         driver = {"memory_bytes/driver": float(psutil.Process().memory_info().rss)}
-        learner = {f"memory_bytes/learner_{i}": float(m["rss_bytes"]) for i, m in enumerate(learners)}
+        learner = {
+            f"memory_bytes/learner_{i}": float(m["rss_bytes"]) for i, m in enumerate(learners)
+        }
         runner = {f"memory_bytes/{k}": float(v) for k, v in self.runners.memory().items()}
         return driver | learner | runner
 

@@ -88,7 +88,6 @@ class STARecConfig(AlgorithmConfig):
         self.gpu_memory_utilization = 0.85
         self.tensor_parallel_size = 1
         self.max_num_seqs = 64
-        self.weight_transfer = "object_store"
         # .learners()
         self.num_learners = 1
         self.zero_stage = 2
@@ -268,7 +267,6 @@ class STARecConfig(AlgorithmConfig):
         gpu_memory_utilization: float = NotProvided,
         tensor_parallel_size: int = NotProvided,
         max_num_seqs: int = NotProvided,
-        weight_transfer: Literal["object_store", "nccl"] = NotProvided,
         num_env_runners: int = NotProvided,
         num_cpus_per_env_runner: float = NotProvided,
         num_gpus_per_env_runner: float = NotProvided,
@@ -282,7 +280,6 @@ class STARecConfig(AlgorithmConfig):
             gpu_memory_utilization: vLLM's share of a GPU's memory.
             tensor_parallel_size: GPUs that one engine spans.
             max_num_seqs: sequences decoded at once.
-            weight_transfer: how weights travel from the learners; "nccl" wants GPUs.
             num_env_runners: engines.
             num_cpus_per_env_runner, num_gpus_per_env_runner: of each; on a CPU also its threads.
             sample_timeout_s: deadline of one sampling call.
@@ -300,7 +297,6 @@ class STARecConfig(AlgorithmConfig):
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
             max_num_seqs=max_num_seqs,
-            weight_transfer=weight_transfer,
         )
 
     def learners(  # type: ignore[override]
@@ -399,7 +395,6 @@ class STARecConfig(AlgorithmConfig):
             "reply_format": FORMATS,
             "reward_shape": REWARD_SHAPES,
             "zero_stage": (1, 2, 3),
-            "weight_transfer": ("object_store", "nccl"),
             "dtype": ("auto", "float32", "bfloat16"),
         }
         for field, allowed in one_of.items():
@@ -414,13 +409,28 @@ class STARecConfig(AlgorithmConfig):
                 f"item_attributes has {', '.join(sorted(unknown))}; it may hold: "
                 + ", ".join(ATTRIBUTES)
             )
-        positive = (
-            "group_size cases_per_iteration temperature lr anchor_lr num_reward_actors "
-            "micro_batch_tokens max_model_len max_rank_tokens "
-            "max_reflect_tokens anchor_batch_size anchor_updates_per_iteration grad_clip "
-            "start_timeout_s sample_timeout_s update_timeout_s reward_timeout_s "
-            "transfer_timeout_s kv_cache_gib max_num_seqs"
-        ).split()
+        positive = [
+            "group_size",
+            "cases_per_iteration",
+            "temperature",
+            "lr",
+            "anchor_lr",
+            "num_reward_actors",
+            "micro_batch_tokens",
+            "max_model_len",
+            "max_rank_tokens",
+            "max_reflect_tokens",
+            "anchor_batch_size",
+            "anchor_updates_per_iteration",
+            "grad_clip",
+            "start_timeout_s",
+            "sample_timeout_s",
+            "update_timeout_s",
+            "reward_timeout_s",
+            "transfer_timeout_s",
+            "kv_cache_gib",
+            "max_num_seqs",
+        ]
         for field in positive:
             if not getattr(self, field) > 0:
                 raise ConfigError(f"{field} is {getattr(self, field)!r}; it must be above 0.")

@@ -14,9 +14,16 @@ import yaml
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
 
-SECTIONS = (
-    "data model anchor rewards training env_runners learners fault_tolerance".split()
-)
+SECTIONS = [
+    "data",
+    "model",
+    "anchor",
+    "rewards",
+    "training",
+    "env_runners",
+    "learners",
+    "fault_tolerance",
+]
 
 
 @dataclass(slots=True)
@@ -149,9 +156,7 @@ def _check_type(key: str, value: Any, wanted: Any) -> None:
     elif any(_fits(value, option) for option in options):
         return
     names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
-    raise ConfigError(
-        f"{key} is {value!r} ({type(value).__name__}); it must be of type {names}."
-    )
+    raise ConfigError(f"{key} is {value!r} ({type(value).__name__}); it must be of type {names}.")
 
 
 def _fits(value: Any, wanted: Any) -> bool:

@@ -28,7 +28,9 @@ def reflect_tasks(
     size = min(len(able), round(share * len(rank_tasks)))
     chosen = sorted(np.random.default_rng(seed).choice(len(able), size, replace=False))
     first = np.flatnonzero(ranked.column("rollout").to_numpy() == 0)
-    row_of = dict(zip(ranked.column("task").to_numpy()[first].tolist(), first.tolist(), strict=True))
+    row_of = dict(
+        zip(ranked.column("task").to_numpy()[first].tolist(), first.tolist(), strict=True)
+    )
     tasks = []
     for place in chosen:
         task, row = rank_tasks[able[place]], row_of[able[place]]

@@ -156,9 +156,7 @@ class RunnerPool:
             STARecError: raised by a runner's method: a fault of the request, not of the runner.
         """
         actors = self._manager.actors()
-        refs = {
-            getattr(actors[r], method).remote(**kwargs): r for r, kwargs in kwargs_of.items()
-        }
+        refs = {getattr(actors[r], method).remote(**kwargs): r for r, kwargs in kwargs_of.items()}
         ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
         answers: dict[int, Any] = {}
         for ref, runner in refs.items():

@@ -1,7 +1,9 @@
 """The run folder: whole files, one writer, and what a person reads of rollouts."""
 
-import multiprocessing
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -131,28 +133,26 @@ def test_rollouts_that_are_not_there_are_named(tmp_path) -> None:
         run.read_rollouts(9)
 
 
-def _try_to_lock(path: str, answer) -> None:
-    try:
-        with RunDir(path).lock():
-            answer.put("locked")
-    except ConfigError as error:
-        answer.put(str(error))
+HOLD = """
+import sys, time
+from starec_ray.run_dir import RunDir
+with RunDir(sys.argv[1]).lock():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
 
 
-def ask_another_process(path: str) -> str:
-    context = multiprocessing.get_context("fork")
-    answer = context.Queue()
-    process = context.Process(target=_try_to_lock, args=(path, answer))
-    process.start()
-    text = answer.get(timeout=10)
-    process.join(timeout=10)
-    return text
-
-
-def test_two_processes_can_not_write_one_run(tmp_path) -> None:
+def test_two_processes_can_not_write_one_run_and_a_dead_one_holds_nothing(tmp_path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
+        message = f"in use by process {holder.pid}"
+        with pytest.raises(ConfigError, match=message), RunDir(tmp_path).lock():
+            pass
+        holder.kill()
     with RunDir(tmp_path).lock():
-        assert f"in use by process {os.getpid()}" in ask_another_process(str(tmp_path))
-    assert ask_another_process(str(tmp_path)) == "locked"
+        pass
 
 
 def test_a_file_that_could_not_be_written_whole_leaves_the_old_one(tmp_path) -> None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -11,9 +11,10 @@ class Ticket(Protocol):
     """What a runner needs to load one published version; small, and sent to every runner."""
 
     version: int
+    seconds: dict[str, float]  # what publishing took, by part
 
-    def load_into(self, llm: Any) -> dict[str, float]:
-        """Loads the weights into a vLLM engine; returns the seconds of each part."""
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights, whole, under Hugging Face's names; not to be written to."""
 
 
 class WeightTransfer(ABC):

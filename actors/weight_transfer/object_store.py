@@ -4,7 +4,6 @@ newest version without any group to join."""
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import ray
@@ -45,11 +44,6 @@ class ObjectStoreTicket:
             count = int(np.prod(entry.shape, dtype=np.int64)) * entry.dtype.itemsize
             piece = whole[entry.offset : entry.offset + count]
             yield entry.name, piece.view(entry.dtype).view(entry.shape)
-
-    def load_into(self, llm: Any) -> dict[str, float]:
-        start = time.perf_counter()
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self.tensors()})
-        return {**self.seconds, "load": time.perf_counter() - start}
 
 
 class ObjectStoreTransfer(WeightTransfer):

@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 
 from starec_ray.errors import ConfigError
-from starec_ray.recipe import build
 from starec_ray.run_dir import RunDir
 
 
@@ -34,7 +33,8 @@ def evaluate(
     NDCG, hit rate and MRR with 95 % bootstrap intervals, paired differences, the malformed
     rate, and the split by user activity: on the screen, as evaluation.json and as plots.
     """
-    from starec_ray.evaluation.run import evaluate_models, evaluate_run
+    from starec_ray.evaluation.run import evaluate_models, evaluate_run  # loads Ray and torch
+    from starec_ray.recipe import build
 
     if run is None and (model is None or data is None or out is None):
         raise ConfigError("give --run RUN, or --model, --data and --out together.")

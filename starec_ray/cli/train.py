@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from starec_ray.recipe import load_recipe
-
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe; ready ones lie in recipes/.")],
@@ -33,6 +31,8 @@ def train(
     The run directory then holds config.yaml, metrics.jsonl, rollouts/, tensorboard/,
     checkpoints/, anchored_model/, model/ and evaluation.json.
     """
+    from starec_ray.recipe import load_recipe  # loads Ray and torch, seconds
+
     console = Console()
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
@@ -40,7 +40,7 @@ def train(
 
         print_plan(loaded, console)
         return
-    from starec_ray import train as job  # loads Ray's actors, seconds
+    from starec_ray import train as job
 
     run = job.train(loaded, run_dir, console)
     if loaded.run.evaluate:

@@ -41,37 +41,42 @@ def write_evaluation(
 
 
 def print_evaluation(summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """The policies as tables: metrics ×100 with intervals, then NDCG@10 by activity."""
+    """Three tables, ×100: the policies' metrics, what they gain on popularity, by activity."""
     console = console or Console()
     console.print(_policies_table(summary))
+    differences = [d for d in summary["paired_differences"] if d["b"] == BASELINE]
+    if differences:
+        console.print(_differences_table(differences))
     console.print(_activity_table(summary))
 
 
 def _policies_table(summary: Mapping[str, Any]) -> Table:
-    against = {
-        difference["a"]: difference
-        for difference in summary["paired_differences"]
-        if difference["b"] == BASELINE
-    }
-    table = Table(
-        title=f"{summary['cases']} cases, ×100, 95 % intervals in brackets",
-        caption=f"vs {BASELINE}: paired difference of N@10",
-    )
-    table.add_column("policy")
-    for heading in _COLUMNS.values():
-        table.add_column(heading, justify="right")
-    table.add_column("malformed", justify="right")
-    table.add_column(f"vs {BASELINE}", justify="right")
+    table = Table(title=f"{summary['cases']} cases, ×100, N@10 with its 95 % interval")
+    table.add_column("policy", no_wrap=True)
+    for heading in (*_COLUMNS.values(), "malformed"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in summary["results"]:
-        cells = [f"{100 * result[name]:.1f}" for name in _COLUMNS]
-        at = list(_COLUMNS).index(HEADLINE)
-        cells[at] += " " + _interval(result["ci95"][HEADLINE])
-        difference = against.get(result["policy"])
+        cells = {name: f"{100 * result[name]:.1f}" for name in _COLUMNS}
+        low, high = result["ci95"][HEADLINE]
+        cells[HEADLINE] += f" ({100 * low:.1f}–{100 * high:.1f})"
+        malformed = f"{100 * result['malformed_rate']:.1f} %"
+        table.add_row(result["policy"], *cells.values(), malformed)
+    return table
+
+
+def _differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=f"N@10 ×100 less that of {BASELINE}, case by case")
+    table.add_column("policy", no_wrap=True)
+    for heading in ("difference", "95 % interval", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for difference in differences:
+        low, high = difference["ci95"]
+        p = difference["p"]
         table.add_row(
-            result["policy"],
-            *cells,
-            f"{100 * result['malformed_rate']:.1f} %",
-            _difference(difference) if difference else "",
+            difference["a"],
+            f"{100 * difference[HEADLINE]:+.1f}",
+            f"{100 * low:+.1f} … {100 * high:+.1f}",
+            "< 0.001" if p < 0.001 else f"{p:.3f}",
         )
     return table
 
@@ -79,7 +84,7 @@ def _policies_table(summary: Mapping[str, Any]) -> Table:
 def _activity_table(summary: Mapping[str, Any]) -> Table:
     results = summary["results"]
     table = Table(title="N@10 ×100 by the user's number of interactions")
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     for group in results[0]["by_activity"]:
         table.add_column(f"{group['activity']}\n({group['cases']} cases)", justify="right")
     for result in results:
@@ -87,15 +92,3 @@ def _activity_table(summary: Mapping[str, Any]) -> Table:
             result["policy"], *(f"{100 * group[HEADLINE]:.1f}" for group in result["by_activity"])
         )
     return table
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    low, high = bounds
-    return f"({100 * low:.1f}–{100 * high:.1f})"
-
-
-def _difference(difference: Mapping[str, Any]) -> str:
-    low, high = difference["ci95"]
-    p = difference["p"]
-    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{100 * difference[HEADLINE]:+.1f} ({100 * low:+.1f} … {100 * high:+.1f}), {shown}"

@@ -28,9 +28,7 @@ class OneCase:
 
     def __init__(self) -> None:
         self.items = {item.item_id: item for item in ITEMS}
-        self._case = Case(
-            "u/0", "u", "train", 0, None, HISTORY, tuple(ITEMS), {"age": "25-34"}, 30
-        )
+        self._case = Case("u/0", "u", "train", 0, None, HISTORY, tuple(ITEMS), {"age": "25-34"}, 30)
 
     def case(self, case_id: str) -> Case:
         return self._case
@@ -121,9 +119,7 @@ def test_a_summary_is_one_clean_line():
 
 
 def test_the_digest_counts_what_was_liked_and_what_was_not():
-    assert digest(HISTORY) == (
-        "Likes Action, Sci-Fi, Crime; 1990s; Lana Wachowski, Michael Mann."
-    )
+    assert digest(HISTORY) == ("Likes Action, Sci-Fi, Crime; 1990s; Lana Wachowski, Michael Mann.")
     assert digest(()) == "No preferences known yet."
 
 

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from PIL import Image  # comes with matplotlib
 from rich.console import Console
 
 from starec_ray.evaluation.evaluate import evaluate_all, evaluation_case_ids
@@ -36,24 +37,28 @@ def test_the_screen_shows_every_policy_with_interval_malformed_rate_and_differen
     world, results, tmp_path
 ) -> None:
     summary = write_evaluation(tmp_path, results, world.dataset)
-    console = Console(width=160, record=True, file=io.StringIO())
+    console = Console(width=100, record=True, file=io.StringIO())
     print_evaluation(summary, console)
     text = console.export_text()
     line = next(line for line in text.splitlines() if "reinforced+slow" in line)
     assert "100.0 (100.0–100.0)" in line
     assert "0.0 %" in line
-    assert "p " in line
+    assert "less that of popularity" in text
     assert all(result.policy in text for result in results)
     assert "10–10" in text
 
 
 def test_the_training_plot_shows_reward_and_ndcg(tmp_path) -> None:
     lines = [
-        {"iteration": i, "reward": {"mean": -0.1 + i / 20}, "ndcg@10": 0.2 + i / 100}
+        {"iteration": i, "stage": "reinforce", "rank/reward": i / 20 - 0.1, "rank/reward_std": 0.3}
         for i in range(1, 11)
     ]
+    plot_training(lines, tmp_path / "reward.png")
+    lines[4] |= {"validation": {"ndcg@10": 0.3}}
     assert plot_training(lines, tmp_path / "training.png")
     assert (tmp_path / "training.png").read_bytes().startswith(PNG)
+    one, two = (Image.open(tmp_path / name).width for name in ("reward.png", "training.png"))
+    assert two > 1.8 * one  # a panel more
 
 
 def test_a_run_without_such_metrics_has_no_training_plot(tmp_path) -> None:

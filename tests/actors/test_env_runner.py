@@ -1,0 +1,143 @@
+"""The env runner on a real vLLM engine: exact log-probs, the right weights, no targets."""
+
+import shutil
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from actors.env_runner import VLLMEnvRunner
+from actors.weight_transfer.object_store import ObjectStoreTransfer
+from starec_ray.agent.tasks import RankTask, ReflectTask
+from starec_ray.errors import ConfigError, StaleWeightsError
+from starec_ray.schemas import ROLLOUTS
+
+pytestmark = pytest.mark.engine
+
+TASKS = [RankTask("u0/0", "Likes Alpha."), ReflectTask("u1/0", "", ("0", "1", "2", "3"), "3")]
+
+
+@pytest.fixture(scope="module")
+def runner(small_world, tiny_model, tmp_path_factory):
+    """An engine in this process, over a data folder that has no targets at all."""
+    data = tmp_path_factory.mktemp("blind") / "data"
+    shutil.copytree(small_world, data, ignore=shutil.ignore_patterns("targets.parquet"))
+    config = SimpleNamespace(
+        data_path=str(data),
+        model_path=str(tiny_model),
+        dtype="float32",
+        max_model_len=512,
+        max_num_seqs=16,
+        max_rank_tokens=12,
+        max_reflect_tokens=8,
+        reply_format="grades",
+        item_attributes=(),
+        think_before_ranking=False,
+        history_shown=5,
+        kv_cache_gib=1,
+        num_cpus_per_env_runner=1,
+        num_gpus_per_env_runner=0,
+        gpu_memory_utilization=0.5,
+        tensor_parallel_size=1,
+        seed=0,
+        observation_space=None,
+        action_space=None,
+        enable_env_runner_and_connector_v2=True,
+        stats_cls_lookup=None,
+        framework_str="torch",
+    )
+    runner = VLLMEnvRunner(config=config)
+    yield runner
+    runner.stop()
+
+
+@pytest.fixture(scope="module")
+def perturbed(tiny_model, tmp_path_factory):
+    """The tiny model with other weights, saved."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    folder = tmp_path_factory.mktemp("perturbed")
+    model.save_pretrained(folder)
+    return folder
+
+
+def largest_gap(folder, rollouts, temperature: float) -> float:
+    """Between the runner's log-probs and those of transformers with the same weights."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    gap = 0.0
+    for row in rollouts.to_pylist():
+        prompt, reply = row["prompt_ids"], row["reply_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits / temperature, -1)[range(len(reply)), reply]
+        gap = max(gap, (expected - torch.tensor(row["logprobs"])).abs().max().item())
+    return gap
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_are_those_of_the_model_at_the_sampling_temperature(
+    runner, tiny_model, temperature
+):
+    runner.load_model(str(tiny_model), version=1)
+    rollouts = runner.sample(TASKS, rollouts=4, temperature=temperature, seed=3, weight_version=1)
+    assert rollouts.schema.equals(ROLLOUTS)
+    assert rollouts["task"].to_pylist() == [0] * 4 + [1] * 4
+    assert rollouts["kind"].to_pylist() == ["rank"] * 4 + ["reflect"] * 4
+    assert largest_gap(tiny_model, rollouts, temperature) < 1e-4
+
+
+def test_published_weights_replace_all_of_the_old_ones_and_the_prefix_cache(
+    runner, tiny_model, perturbed, ray_cluster
+):
+    runner.load_model(str(tiny_model), version=1)
+    runner.sample(TASKS, rollouts=1, temperature=0.0, seed=0, weight_version=1)
+    model = AutoModelForCausalLM.from_pretrained(perturbed, dtype=torch.float32)
+    ticket = ObjectStoreTransfer().publish(model.named_parameters(), version=2)
+    seconds = runner.load_weights(ticket)
+    assert set(seconds) == {"gather", "put", "load"}
+    rollouts = runner.sample(TASKS, rollouts=4, temperature=1.0, seed=0, weight_version=2)
+    assert set(rollouts["weight_version"].to_pylist()) == {2}
+    assert largest_gap(perturbed, rollouts, 1.0) < 1e-4
+
+
+def test_the_same_seed_gives_the_same_rollouts_and_another_seed_others(runner, tiny_model):
+    runner.load_model(str(tiny_model), version=3)
+
+    def replies(seed):
+        table = runner.sample(TASKS, rollouts=4, temperature=1.0, seed=seed, weight_version=3)
+        return table["reply_ids"].to_pylist()
+
+    assert replies(7) == replies(7) != replies(8)
+
+
+def test_a_runner_never_samples_with_weights_of_another_version(runner, tiny_model):
+    runner.load_model(str(tiny_model), version=4)
+    with pytest.raises(StaleWeightsError, match="version 4, version 5 was asked for"):
+        runner.sample(TASKS, rollouts=1, temperature=0.0, seed=0, weight_version=5)
+
+
+def test_greedy_answers_are_asked_for_once(runner, tiny_model):
+    runner.load_model(str(tiny_model), version=6)
+    with pytest.raises(ConfigError, match="greedy"):
+        runner.sample(TASKS, rollouts=2, temperature=0.0, seed=0, weight_version=6)
+
+
+def test_a_runner_works_without_targets_and_its_prompts_never_tell_them(runner, tiny_model):
+    runner.load_model(str(tiny_model), version=7)
+    task = RankTask("u2/1", "Likes Alpha.")
+    rollouts = runner.sample([task], rollouts=1, temperature=0.0, seed=0, weight_version=7)
+    prompt = rollouts["prompt"][0].as_py()
+    assert prompt.count("Delta") == 1  # among the candidates, and nowhere else
+    assert "chose" not in prompt.split("\n\n", 1)[1]
+
+
+def test_schema_of_rollouts_survives_parquet(runner, tiny_model, tmp_path):
+    runner.load_model(str(tiny_model), version=8)
+    rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=8)
+    pq.write_table(rollouts, tmp_path / "r.parquet")
+    assert pq.read_table(tmp_path / "r.parquet").equals(rollouts)

@@ -1,0 +1,42 @@
+"""One Ray and one tiny model for all tests that start real engines."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.small_world import NAMES, write_small_world
+from tests.tiny import build_tiny_model
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory) -> Path:
+    """A prepared data folder of four items."""
+    return write_small_world(tmp_path_factory.mktemp("world") / "data")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A random model of a few hundred thousand parameters, with its tokenizer."""
+    from starec_ray.agent import prompts
+    from starec_ray.agent.formats import FORMATS
+
+    texts = [
+        prompts.RANK_SYSTEM,
+        prompts.REFLECT_SYSTEM,
+        *(reply_format.instruction for reply_format in FORMATS.values()),
+        "User: age 30 Summary: Likes Alpha. Latest, + liked, - not: Candidates: You predicted:",
+        *NAMES,
+    ]
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", texts * 20)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray with more logical than real cores: the actors of a test wait for each other."""
+    from starec_ray.train import start_ray
+
+    start_ray({"num_cpus": 10, "object_store_memory": 200 * 2**20})
+    yield
+    ray.shutdown()

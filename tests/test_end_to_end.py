@@ -1,0 +1,150 @@
+"""The whole of it on the real engines: vLLM env runners, reward actors, DeepSpeed learners."""
+
+import json
+import os
+import signal
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from starec_ray.agent.agent import Agent
+from starec_ray.cli.rollouts import select
+from starec_ray.evaluation.run import evaluate_run
+from starec_ray.recipe import Recipe, build
+from starec_ray.run_dir import RunDir
+from starec_ray.train import train
+from tests.small_world import dataset, write_random_traces
+
+pytestmark = pytest.mark.engine
+
+
+def tiny_recipe(data, model, traces, **changes) -> Recipe:
+    sections = {
+        "data": {"path": str(data)},
+        "model": {
+            "name": str(model),
+            "dtype": "float32",
+            "max_model_len": 512,
+            "max_rank_tokens": 24,
+            "max_reflect_tokens": 16,
+            "think_before_ranking": False,
+            "item_attributes": [],
+        },
+        "anchor": {
+            "traces_path": str(traces),
+            "num_traces": 192,
+            "anchor_epochs": 8,
+            "anchor_batch_size": 16,
+            "anchor_lr": 5e-3,
+            "anchor_updates_per_iteration": 12,
+        },
+        "rewards": {"reward_shape": "ndcg", "num_reward_actors": 2},
+        "training": {
+            "lr": 2e-3,
+            "cases_per_iteration": 8,
+            "group_size": 8,
+            "reflect_share": 0.25,
+        },
+        "env_runners": {"num_env_runners": 2, "num_cpus_per_env_runner": 1, "max_num_seqs": 64},
+        "learners": {"num_learners": 2, "num_cpus_per_learner": 1, "micro_batch_tokens": 4096},
+        "run": {"iterations": 6, "checkpoint_every": 6, "evaluate_slow_thinking": True},
+    }
+    for section, keys in changes.items():
+        sections[section] |= keys
+    return build(sections)
+
+
+@pytest.fixture(scope="module")
+def traces(small_world, tiny_model, tmp_path_factory):
+    config = tiny_recipe(small_world, tiny_model, "none").config
+    agent = Agent.from_config(config, dataset(small_world))
+    return write_random_traces(tmp_path_factory.mktemp("traces") / "t.parquet", agent, 192)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_training_raises_the_reward_over_the_untrained_policy(
+    zero_stage, small_world, tiny_model, traces, tmp_path, ray_cluster, capsys
+):
+    from rich.console import Console
+
+    console = Console(width=160)
+    recipe = tiny_recipe(small_world, tiny_model, traces, learners={"zero_stage": zero_stage})
+    run = train(recipe, tmp_path / "run", console)
+
+    lines = run.read_metrics()
+    assert [line["stage"] for line in lines] == ["anchor"] * 8 + ["reinforce"] * 6
+    reinforce = lines[8:]
+    assert reinforce[0]["rank/malformed"] < 0.5  # the anchor taught the format
+    assert reinforce[-1]["rank/reward"] > reinforce[0]["rank/reward"] + 0.1
+    for line in reinforce:
+        assert line["reflect/reward"] >= -1
+        assert line["ratio_mean"] == pytest.approx(1.0, abs=0.05)
+        assert line["kl"] >= 0
+        assert line["memory_bytes/learner_1"] > 0 and line["memory_bytes/env_runner_2"] > 0
+
+    rollouts = run.read_rollouts()
+    assert set(rollouts["kind"].to_pylist()) == {"rank", "reflect", "rank_again"}
+    best = select(rollouts, kind="rank", case=None, best=True, worst=False, limit=1).to_pylist()[0]
+    assert best["ranking"][0] == best["chosen"] == "Delta"
+
+    model = AutoModelForCausalLM.from_pretrained(run.model)
+    assert (
+        model.num_parameters() == AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
+    )
+    assert AutoTokenizer.from_pretrained(run.model).chat_template
+
+    summary = evaluate_run(run, recipe, console)
+    assert json.loads((run.path / "evaluation.json").read_text()) == summary
+    scores = {result["policy"]: result for result in summary["results"]}
+    assert set(scores) >= {"random", "popularity", "untrained", "anchored", "reinforced"}
+    assert "reinforced+slow" in scores
+    assert scores["reinforced"]["ndcg@10"] > scores["untrained"]["ndcg@10"]
+    assert scores["untrained"]["malformed_rate"] == 1.0
+    assert (run.path / "policies.png").stat().st_size > 1000
+    assert (run.path / "training.png").stat().st_size > 1000
+    assert list(run.tensorboard.iterdir())
+
+
+def test_a_killed_env_runner_comes_back_and_a_saved_run_goes_on_where_it_was(
+    small_world, tiny_model, traces, tmp_path, ray_cluster
+):
+    recipe = tiny_recipe(
+        small_world, tiny_model, traces, anchor={"num_traces": 16, "anchor_epochs": 1}
+    )
+    algo = recipe.config.resolve().build_algo()
+    try:
+        algo.train()
+        pids = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid())
+        os.kill(pids[0], signal.SIGKILL)
+        algo.train()
+        assert algo.report["rank/reward"] >= -1
+
+        saved = algo.save_to_path(tmp_path / "checkpoint")
+        weights = algo.learners("nll", algo._trace_sequences)
+        order = algo.cases.take(5)
+        algo.train()
+        algo.restore_from_path(saved)
+        assert algo.learners("nll", algo._trace_sequences) == weights
+        assert algo.cases.take(5) == order
+        assert algo.iterations_done == 1
+        assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > 0
+    finally:
+        algo.stop()
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(small_world, tiny_model, capsys):
+    from rich.console import Console
+
+    from starec_ray.plan import print_plan
+
+    print_plan(tiny_recipe(small_world, tiny_model, "none"), Console(width=200))
+    out = capsys.readouterr().out
+    assert "vLLM env runner" in out and "DeepSpeed learner (ZeRO-2)" in out and "GiB" in out
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path):
+    from starec_ray.errors import ConfigError
+
+    run = RunDir(tmp_path)
+    with run.lock(), pytest.raises(ConfigError, match="in use by process"), RunDir(tmp_path).lock():
+        pass

@@ -1,0 +1,87 @@
+"""Recipes: what is in them reaches the configuration; what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+
+from starec_ray.config import STARecConfig
+from starec_ray.errors import ConfigError
+from starec_ray.recipe import build, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_ready_recipes_are_valid(path):
+    recipe = load_recipe(path)
+    assert recipe.config.cases_per_iteration > 0
+
+
+def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("training: {lr: 1.0e-5, group_size: 4}\nrun: {seed: 3}\n")
+    recipe = load_recipe(path, ["training.lr=2.0e-5", "reward_shape=ndcg", "run.iterations=7"])
+    assert recipe.config.lr == 2e-5
+    assert recipe.config.group_size == 4
+    assert recipe.config.reward_shape == "ndcg"
+    assert recipe.config.seed == 3
+    assert recipe.run.iterations == 7
+    assert recipe.sections["training"]["lr"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"trainning": {}}, "did you mean 'training'"),
+        ({"training": {"group_sise": 4}}, "training.group_sise; did you mean 'group_size'"),
+        ({"training": {"group_size": "four"}}, "group_size is 'four'.*type int"),
+        ({"training": {"group_size": True}}, "group_size is True"),
+        ({"training": {"group_size": 0}}, "group_size is 0; it must be above 0"),
+        ({"model": {"reply_format": "poem"}}, "reply_format is 'poem'.*grades, titles"),
+        ({"model": {"dtype": "float16"}}, "dtype is 'float16'.*bfloat16"),
+        ({"model": {"item_attributes": ["colour"]}}, "item_attributes has colour"),
+        ({"rewards": {"reward_shape": "gold"}}, "reward_shape is 'gold'.*tiers"),
+        ({"learners": {"zero_stage": 4}}, "zero_stage is 4"),
+        ({"env_runners": {"num_env_runners": 0}}, "num_env_runners is 0"),
+        ({"training": {"reflect_share": 1.5}}, "reflect_share is 1.5"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_what_is_wrong(sections, message):
+    with pytest.raises(ConfigError, match=message):
+        build(sections)
+
+
+def test_an_unknown_override_names_its_nearest_neighbour(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="did you mean 'group_size'"):
+        load_recipe(path, ["groupsize=4"])
+    with pytest.raises(ConfigError, match="write key=value"):
+        load_recipe(path, ["group_size"])
+
+
+def test_a_missing_recipe_says_where_ready_ones_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"recipes/"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_missing_data_folder_is_found_before_anything_starts(tmp_path):
+    config = STARecConfig().data(path=tmp_path).model(name="smollm2-135m-instruct")
+    with pytest.raises(ConfigError, match="starec data prepare"):
+        config.resolve()
+
+
+def test_the_fluent_sections_set_plain_attributes():
+    config = (
+        STARecConfig()
+        .data(path="somewhere")
+        .model(name="a/b", reply_format="titles")
+        .anchor(anchor_lr=1e-5)
+        .rewards(reward_shape="ndcg")
+        .training(lr=1e-6, group_size=4)
+        .env_runners(num_env_runners=2)
+        .learners(num_learners=2, zero_stage=3)
+        .fault_tolerance(update_timeout_s=10.0)
+    )
+    assert (config.model_name, config.reply_format, config.zero_stage) == ("a/b", "titles", 3)
+    assert (config.num_env_runners, config.update_timeout_s) == (2, 10.0)
