@@ -47,7 +47,8 @@ def start_engine(config: Any) -> Any:
         disable_log_stats=True,
         **settings,
     )
-    if llm.get_tokenizer().chat_template is None:
+    tokenizer: Any = llm.get_tokenizer()
+    if tokenizer.chat_template is None:
         raise ConfigError(
             f"the tokenizer of {config.model_path} has no chat template; take an instruct model, "
             "or add a template to its tokenizer_config.json."

@@ -28,6 +28,8 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
     only inside a `ReflectTask`, which is made after the ranking was scored.
     """
 
+    config: Any  # an AlgorithmConfig with this system's fields
+
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         """Starts the engine, in this process, by the settings of `config` (`STARecConfig`)."""
         super().__init__(config=config, **kwargs)
@@ -86,7 +88,8 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                     n=rollouts,
                     temperature=temperature,
                     max_tokens=self._max_tokens(task),
-                    seed=seed + number if self._seeds_each_request else None,
+                    # vLLM adds the rollout's number: no two rollouts draw alike.
+                    seed=(seed + number) * rollouts if self._seeds_each_request else None,
                     logprobs=0,  # the sampled token's alone
                 )
                 for number, task in enumerate(tasks)

@@ -1,23 +1,23 @@
 """Reward actors: the only keepers of the held-out targets."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorManager
 
 from starec_ray.data.dataset import load_targets
 from starec_ray.errors import DataError, DeadlineError
 from starec_ray.rewards import REWARD_SHAPES
 from starec_ray.schemas import SCORES
 
-MAX_ATTEMPTS = 3
+PING_TIMEOUT_S = 1.0
 
 
-class RewardActor:
+class RewardActor(FaultAwareApply):
     """Scores rankings against the targets, and so reveals the feedback.
 
     Args:
@@ -65,14 +65,15 @@ class RewardActor:
 class RewardGroup:
     """Driver side of the reward actors: a share of each request for each, with a deadline.
 
-    Ray restarts a dead actor; its share is asked again.
+    Ray restarts a dead actor; its share is asked again of those that are up.
     """
 
     def __init__(
         self, data_path: str, reward_shape: str, num_actors: int, timeout_s: float
     ) -> None:
-        remote = ray.remote(num_cpus=0, max_restarts=-1)(RewardActor)
+        remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(RewardActor)
         self.actors = [remote.remote(data_path, reward_shape) for _ in range(num_actors)]
+        self._manager = FaultTolerantActorManager(self.actors)
         self._timeout_s = timeout_s
 
     @classmethod
@@ -92,38 +93,52 @@ class RewardGroup:
             DataError: as `RewardActor.score`.
             DeadlineError: if a share isn't scored in time; names the actor and the cause.
         """
-        asked = rankings.select(["case_id", "ranking", "malformed"])
-        shares = list(self._shares(asked))
-        refs = [actor.score.remote(share) for actor, share in shares]
         deadline = time.monotonic() + self._timeout_s
-        answers = []
-        for number, ((actor, share), first) in enumerate(zip(shares, refs, strict=True)):
-            ref, cause = first, Exception("it never answered")
-            for _ in range(MAX_ATTEMPTS):
+        shares = self._shares(rankings.select(["case_id", "ranking", "malformed"]))
+        answers: dict[int, pa.Table] = {}
+        cause = "no failure was seen"
+        while waiting := [number for number in range(len(shares)) if number not in answers]:
+            healthy = self._healthy(deadline, cause)
+            asked = []
+            for turn, number in enumerate(waiting):
+                actor_id = healthy[turn % len(healthy)]
+                ref = self.actors[actor_id].score.remote(shares[number])
+                asked.append((number, actor_id, ref))
+            for number, actor_id, ref in asked:
                 try:
-                    answers.append(ray.get(ref, timeout=max(0.1, deadline - time.monotonic())))
-                    break
+                    answers[number] = ray.get(ref, timeout=max(0.1, deadline - time.monotonic()))
                 except RayTaskError as error:
                     raise error.as_instanceof_cause() from error
                 except RayActorError as error:
-                    cause = error
-                    ref = actor.score.remote(share)  # waits for the restart
-                except ray.exceptions.GetTimeoutError as error:
-                    cause = error
-                    break
-            if len(answers) <= number:
-                raise DeadlineError(
-                    f"reward actor {number} didn't score {len(share)} rankings within "
-                    f"{self._timeout_s:.0f} s: {cause}"
-                ) from cause
-        return pa.concat_tables(answers)
+                    cause = f"reward actor {actor_id}: {error}"
+                    self._manager.set_actor_state(actor_id, False)
+                    if error.actor_init_failed:  # Ray doesn't try again
+                        raise DeadlineError(f"a reward actor can't start; {cause}") from error
+                except GetTimeoutError as error:
+                    raise DeadlineError(
+                        f"reward actor {actor_id} didn't score {len(shares[number])} rankings "
+                        f"within {self._timeout_s:.0f} s; before that: {cause}"
+                    ) from error
+        return pa.concat_tables([answers[number] for number in range(len(shares))])
 
     def stop(self) -> None:
         """Ends the actors."""
         for actor in self.actors:
             ray.kill(actor)
 
-    def _shares(self, rankings: pa.Table) -> Iterator[tuple[Any, pa.Table]]:
+    def _healthy(self, deadline: float, cause: str) -> list[int]:
+        """Actors that answer; waits for a restart if there is none."""
+        while True:
+            self._manager.probe_unhealthy_actors(timeout_seconds=PING_TIMEOUT_S, mark_healthy=True)
+            if healthy := self._manager.healthy_actor_ids():
+                return healthy
+            if time.monotonic() > deadline:
+                raise DeadlineError(
+                    f"none of {len(self.actors)} reward actors came back within "
+                    f"{self._timeout_s:.0f} s; the last cause: {cause}"
+                )
+            time.sleep(0.2)
+
+    def _shares(self, rankings: pa.Table) -> list[pa.Table]:
         size = max(1, -(-len(rankings) // len(self.actors)))
-        for number, start in enumerate(range(0, len(rankings), size)):
-            yield self.actors[number], rankings.slice(start, size)
+        return [rankings.slice(start, size) for start in range(0, max(1, len(rankings)), size)]

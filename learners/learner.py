@@ -5,13 +5,11 @@ would wait for the others. Tables are checked before that starts, on all learner
 bad table is an error everywhere and a hang nowhere.
 """
 
-import functools
 import json
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +27,7 @@ from learners.deepspeed_config import deepspeed_config, prepare_process
 from learners.logprobs import ReplyScorer
 from learners.metrics import BatchStats
 from learners.objectives import ANCHOR, Objective, token_loss
+from learners.together import together
 from learners.weights import (
     FrozenWeights,
     load_language_model,
@@ -36,18 +35,12 @@ from learners.weights import (
     put_in_place,
     save_model,
 )
-from starec_ray.errors import ConfigError, DataError, STARecError
+from starec_ray.errors import ConfigError, DataError
 
 OBJECTIVES = ("anchor", "grpo")
 COUNTERS = "counters.json"
 ENGINE_STATE = "deepspeed"
 REFERENCE = "reference"
-FAILURE = "starec/failure"  # key of the process group's store
-EXIT_DELAY_S = 3.0
-
-
-class LearnerLostError(STARecError):
-    """Another learner of the group failed, so this one can't finish; names it and its error."""
 
 
 class Publisher(Protocol):
@@ -55,43 +48,6 @@ class Publisher(Protocol):
 
     def publish(self, named_tensors: Iterator[tuple[str, Tensor]], version: int) -> Any:
         """Reads all tensors, each good until the next is asked for; returns a handle."""
-
-
-def together(method: Callable) -> Callable:
-    """For work that all learners do together: an error in one of them ends it in all, soon.
-
-    The one that failed raises its error, the others a LearnerLostError that quotes it where it
-    can be known. All of them exit then: build the group again and load the last checkpoint.
-    """
-
-    @functools.wraps(method)
-    def wrapped(self: "DeepSpeedLearner", *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except STARecError:  # raised by all learners alike, before they work together
-            raise
-        except Exception as error:
-            if self.world_size == 1:
-                raise
-            own = f"learner {self.rank} in {method.__name__}: {error!r}"
-            cause = _first_failure(own)
-            # The others wait for this one until its connections close: with the process, once
-            # Ray has delivered the error.
-            threading.Timer(EXIT_DELAY_S, os._exit, (1,)).start()
-            if cause == own:
-                raise
-            raise LearnerLostError(f"Another learner failed first: {cause}") from error
-
-    return wrapped
-
-
-def _first_failure(own: str) -> str:
-    """The first error that any learner told of; `own` if it is this one."""
-    store = dist.distributed_c10d._get_default_store()
-    try:
-        return store.compare_set(FAILURE, "", own).decode()
-    except RuntimeError:  # learner 0, which holds the store, is gone
-        return "learner 0 is gone; Ray has its error."
 
 
 class DeepSpeedLearner(TorchLearner):
@@ -177,9 +133,10 @@ class DeepSpeedLearner(TorchLearner):
         applied = self.engine.was_step_applied()
         self.counters["stage_steps" if applied else "skipped_steps"] += 1
 
+        metrics = stats.reduce(batch, kl_coeff=self.config.kl_coeff)
         seconds = time.perf_counter() - start
         return {
-            **stats.reduce(batch, kl_coeff=self.config.kl_coeff),
+            **metrics,
             "grad_norm": float(self.engine.get_global_grad_norm()),
             "lr": lr,
             "skipped_steps": float(self.counters["skipped_steps"]),

@@ -7,7 +7,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
-from learners.learner import LearnerLostError
+from learners.together import LearnerLostError
 from starec_ray.errors import DeadlineError, STARecError
 
 

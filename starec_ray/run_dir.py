@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,6 +202,14 @@ class RunDir:
                 f"from {kept[0]} to {kept[-1]}."
             )
         return pq.read_table(self._rollouts_file(iteration), schema=READABLE_ROLLOUTS)
+
+    def clear(self) -> None:
+        """Removes everything that a run wrote here."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
 
     def rewind(self, iteration: int) -> None:
         """Drop metrics and rollouts of later iterations: a run resumes from this one."""

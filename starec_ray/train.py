@@ -10,6 +10,7 @@ import ray
 from rich.console import Console
 
 from starec_ray.algorithm import STARec
+from starec_ray.errors import ConfigError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.progress import phase
 from starec_ray.recipe import Recipe
@@ -30,11 +31,24 @@ def start_ray(settings: dict[str, Any]) -> None:
     )
 
 
-def train(recipe: Recipe, run_path: Path, console: Console) -> RunDir:
-    """Trains by a recipe; the run directory holds everything that came of it."""
+def train(
+    recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool = False
+) -> RunDir:
+    """Trains by a recipe; the run directory holds everything that came of it.
+
+    Raises:
+        ConfigError: if the folder holds a run already and `overwrite` is False, or is in use, or
+            the recipe can't be run.
+    """
     run = RunDir(run_path)
     with run.lock():
         recipe.config.resolve()
+        if run.metrics.exists():
+            if not overwrite:
+                raise ConfigError(
+                    f"{run.path} holds a run already: give another --run-dir, or --overwrite."
+                )
+            run.clear()
         run.write_config(recipe.sections)
         start_ray(recipe.run.ray)
         console.print(f"starting actors: {_actors(recipe)}")

@@ -10,8 +10,12 @@ from torch import Tensor
 class Ticket(Protocol):
     """What a runner needs to load one published version; small, and sent to every runner."""
 
-    version: int
-    seconds: dict[str, float]  # what publishing took, by part
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What publishing took, by part."""
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All weights, whole, under Hugging Face's names; not to be written to."""

@@ -19,6 +19,9 @@ def train(
     run_dir: Annotated[
         Path, typer.Option(help="Where everything that comes of the run is written.")
     ] = Path("runs/latest"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Empty a run folder that holds a run already.")
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -42,7 +45,7 @@ def train(
         return
     from starec_ray import train as job
 
-    run = job.train(loaded, run_dir, console)
+    run = job.train(loaded, run_dir, console, overwrite=overwrite)
     if loaded.run.evaluate:
         from starec_ray.evaluation.run import evaluate_run
 

@@ -1,7 +1,6 @@
 """The env runner on a real vLLM engine: exact log-probs, the right weights, no targets."""
 
 import shutil
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from actors.env_runner import VLLMEnvRunner
 from actors.weight_transfer.object_store import ObjectStoreTransfer
 from starec_ray.agent.tasks import RankTask, ReflectTask
+from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError, StaleWeightsError
 from starec_ray.schemas import ROLLOUTS
 
@@ -24,29 +24,22 @@ def runner(small_world, tiny_model, tmp_path_factory):
     """An engine in this process, over a data folder that has no targets at all."""
     data = tmp_path_factory.mktemp("blind") / "data"
     shutil.copytree(small_world, data, ignore=shutil.ignore_patterns("targets.parquet"))
-    config = SimpleNamespace(
-        data_path=str(data),
-        model_path=str(tiny_model),
-        dtype="float32",
-        max_model_len=512,
-        max_num_seqs=16,
-        max_rank_tokens=12,
-        max_reflect_tokens=8,
-        reply_format="grades",
-        item_attributes=(),
-        think_before_ranking=False,
-        history_shown=5,
-        kv_cache_gib=1,
-        num_cpus_per_env_runner=1,
-        num_gpus_per_env_runner=0,
-        gpu_memory_utilization=0.5,
-        tensor_parallel_size=1,
-        seed=0,
-        observation_space=None,
-        action_space=None,
-        enable_env_runner_and_connector_v2=True,
-        stats_cls_lookup=None,
-        framework_str="torch",
+    config = (
+        STARecConfig()
+        .data(path=data)
+        .model(
+            name=str(tiny_model),
+            dtype="float32",
+            max_model_len=512,
+            reply_format="grades",
+            think_before_ranking=False,
+            item_attributes=(),
+            history_shown=5,
+            max_rank_tokens=12,
+            max_reflect_tokens=8,
+        )
+        .env_runners(max_num_seqs=16, kv_cache_gib=1, num_cpus_per_env_runner=1)
+        .resolve()
     )
     runner = VLLMEnvRunner(config=config)
     yield runner

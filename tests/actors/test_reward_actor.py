@@ -1,10 +1,15 @@
 """Reward actors: an array in, an array out, and nobody else knows the targets."""
 
+import os
+import signal
+import time
+
 import pyarrow as pa
 import pytest
+import ray
 
 from actors.reward_actor import RewardActor, RewardGroup
-from starec_ray.errors import DataError
+from starec_ray.errors import DataError, DeadlineError
 from tests.small_world import TARGET
 
 
@@ -48,3 +53,44 @@ def test_a_request_is_shared_out_and_comes_back_in_order(small_world, ray_cluste
             group.score(rankings(["nobody/7"]))
     finally:
         group.stop()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("num_actors", [1, 2])
+def test_the_share_of_a_killed_actor_is_scored_all_the_same(small_world, ray_cluster, num_actors):
+    group = RewardGroup(str(small_world), "tiers", num_actors=num_actors, timeout_s=60.0)
+    cases = [f"u{i}/0" for i in range(6)]
+    try:
+        pid = ray.get(group.actors[0].__ray_call__.remote(lambda _: os.getpid()), timeout=60)
+        os.kill(pid, signal.SIGKILL)
+        assert group.score(rankings(cases))["case_id"].to_pylist() == cases
+    finally:
+        group.stop()
+
+
+@pytest.mark.engine
+def test_the_share_of_an_actor_that_is_gone_for_good_goes_to_another(small_world, ray_cluster):
+    group = RewardGroup(str(small_world), "tiers", num_actors=2, timeout_s=60.0)
+    cases = [f"u{i}/0" for i in range(6)]
+    ray.kill(group.actors[0])
+    try:
+        assert group.score(rankings(cases))["case_id"].to_pylist() == cases
+    finally:
+        group.stop()
+
+
+@pytest.mark.engine
+def test_a_group_without_an_actor_left_gives_up_at_its_deadline(small_world, ray_cluster):
+    group = RewardGroup(str(small_world), "tiers", num_actors=1, timeout_s=3.0)
+    ray.kill(group.actors[0])
+    start = time.monotonic()
+    with pytest.raises(DeadlineError, match=r"none of 1 reward actors.*reward actor 0"):
+        group.score(rankings(["u0/0"]))
+    assert time.monotonic() - start < 15
+
+
+@pytest.mark.engine
+def test_an_actor_that_cannot_start_says_why_at_once(tmp_path, ray_cluster):
+    group = RewardGroup(str(tmp_path), "tiers", num_actors=1, timeout_s=60.0)
+    with pytest.raises(DeadlineError, match="can't start"):
+        group.score(rankings(["u0/0"]))

@@ -88,15 +88,16 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny_llama, mixed_seq
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_bfloat16_keeps_small_steps_in_float32_weights(tiny_llama, mixed_sequences, zero_stage):
+def test_bfloat16_keeps_small_steps_in_float32_weights(tiny_llama, zero_stage):
     # The nearest bfloat16 neighbours of weights above 1/16 are 2^-11 away: no single step of
     # 5e-5 would be seen if it were rounded at once.
     learner = local_learner(
         tiny_llama, dtype="bfloat16", zero_stage=zero_stage, lr=5e-5, kl_coeff=0.0, warmup_steps=0
     )
     before = weights_of(learner)
+    sequences = make_sequences([("rank", 10, [6, 5, 7])])
     for _ in range(8):
-        learner.update_sequences(mixed_sequences, objective="grpo")
+        learner.update_sequences(sequences, objective="grpo")
     after = weights_of(learner)
     moved = [(after[name] != w)[np.abs(w) > 1 / 16] for name, w in before.items()]
     assert np.concatenate(moved).mean() > 0.2
@@ -155,9 +156,12 @@ def test_rollouts_in_the_anchor_stage_are_an_error(tiny_llama, mixed_sequences):
         local_learner(tiny_llama).update_sequences(mixed_sequences, objective="anchor")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_a_step_that_is_not_finite_is_left_out_and_counted(tiny_llama, mixed_sequences, zero_stage):
-    learner = local_learner(tiny_llama, kl_coeff=0.0, zero_stage=zero_stage)
+def test_a_step_that_is_not_finite_is_left_out_and_counted(
+    tiny_llama, mixed_sequences, zero_stage, dtype
+):
+    learner = local_learner(tiny_llama, kl_coeff=0.0, zero_stage=zero_stage, dtype=dtype)
     before = weights_of(learner)
     rows = mixed_sequences.to_pylist()
     rows[0]["advantage"] = math.nan
