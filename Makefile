@@ -7,7 +7,7 @@ setup:  ## the virtual environment .venv, pinned (VARIANT=cpu or cuda to choose)
 	@bash scripts/setup.sh
 
 demo: setup  ## synthetic data → anchor → reinforcement → evaluation, into runs/demo
-	.venv/bin/starec data prepare synthetic --out runs/demo-data --negatives 9 --force
+	.venv/bin/starec data prepare synthetic --out runs/demo-data --negatives 7 --force
 	.venv/bin/starec train recipes/demo.yaml --run-dir runs/demo --overwrite
 
 test: setup  ## all tests, on the real engines

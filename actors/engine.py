@@ -28,7 +28,8 @@ def start_engine(config: Any) -> Any:
         os.environ["OMP_NUM_THREADS"] = threads
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.kv_cache_gib)))
-        settings = {"enforce_eager": True}
+        # A group shares its prompt's whole blocks; the default of 128 tokens leaves much to redo.
+        settings = {"enforce_eager": True, "block_size": 32}
         import torch
 
         torch.set_num_threads(int(threads))

@@ -1,40 +1,25 @@
 """The main job: anchor, reinforce, save, evaluate, into a run directory."""
 
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from starec_ray.algorithm import STARec
+from starec_ray.cluster import start_ray
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.plots import plot_training
+from starec_ray.evaluation.run import compare
+from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.progress import phase
 from starec_ray.recipe import Recipe
 from starec_ray.run_dir import RunDir
 
 
-def start_ray(settings: dict[str, Any]) -> None:
-    """Joins the running cluster that RAY_ADDRESS names, else starts a local one."""
-    if ray.is_initialized():
-        return
-    here = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, **settings}
-    ray.init(
-        log_to_driver=bool(os.environ.get("STAREC_ACTOR_LOGS")),
-        runtime_env={"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}},
-        **local,
-    )
-
-
-def train(
-    recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool = False
-) -> RunDir:
-    """Trains by a recipe; the run directory holds everything that came of it.
+def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool = False) -> RunDir:
+    """Trains by a recipe and evaluates; the run directory holds everything that came of it.
 
     Raises:
         ConfigError: if the folder holds a run already and `overwrite` is False, or is in use, or
@@ -55,10 +40,15 @@ def train(
         algo = recipe.config.build_algo()
         try:
             _iterate(algo, recipe, run, console)
+            plot_training(run.read_metrics(), run.path / "training.png")
+            if recipe.run.evaluate:
+                rewards = algo.reward_group
+                session = Session(SavedModels(algo.runners), algo.agent, algo.dataset, rewards)
+                models = {"anchored": run.anchored_model, "reinforced": run.model}
+                compare(session, recipe.config.model_path, models, recipe, run.path, console)
         finally:
             algo.stop()
             run.close()
-    plot_training(run.read_metrics(), run.path / "training.png")
     return run
 
 

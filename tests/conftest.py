@@ -35,7 +35,7 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with more logical than real cores: the actors of a test wait for each other."""
-    from starec_ray.train import start_ray
+    from starec_ray.cluster import start_ray
 
     start_ray({"num_cpus": 10, "object_store_memory": 200 * 2**20})
     yield

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -47,7 +48,7 @@ def tiny_recipe(data, model, traces, **changes) -> Recipe:
         },
         "env_runners": {"num_env_runners": 2, "num_cpus_per_env_runner": 1, "max_num_seqs": 64},
         "learners": {"num_learners": 2, "num_cpus_per_learner": 1, "micro_batch_tokens": 4096},
-        "run": {"iterations": 6, "checkpoint_every": 6, "evaluate_slow_thinking": True},
+        "run": {"iterations": 20, "checkpoint_every": 20, "evaluate_slow_thinking": True},
     }
     for section, keys in changes.items():
         sections[section] |= keys
@@ -72,7 +73,7 @@ def test_training_raises_the_reward_over_the_untrained_policy(
     run = train(recipe, tmp_path / "run", console)
 
     lines = run.read_metrics()
-    assert [line["stage"] for line in lines] == ["anchor"] * 8 + ["reinforce"] * 6
+    assert [line["stage"] for line in lines] == ["anchor"] * 8 + ["reinforce"] * 20
     reinforce = lines[8:]
     assert reinforce[0]["rank/malformed"] < 0.5  # the anchor taught the format
     assert reinforce[-1]["rank/reward"] > reinforce[0]["rank/reward"] + 0.1
@@ -93,8 +94,7 @@ def test_training_raises_the_reward_over_the_untrained_policy(
     )
     assert AutoTokenizer.from_pretrained(run.model).chat_template
 
-    summary = evaluate_run(run, recipe, console)
-    assert json.loads((run.path / "evaluation.json").read_text()) == summary
+    summary = json.loads((run.path / "evaluation.json").read_text())
     scores = {result["policy"]: result for result in summary["results"]}
     assert set(scores) >= {"random", "popularity", "untrained", "anchored", "reinforced"}
     assert "reinforced+slow" in scores
@@ -103,6 +103,19 @@ def test_training_raises_the_reward_over_the_untrained_policy(
     assert (run.path / "policies.png").stat().st_size > 1000
     assert (run.path / "training.png").stat().st_size > 1000
     assert list(run.tensorboard.iterdir())
+
+
+def test_a_saved_run_is_evaluated_on_its_own(small_world, tiny_model, tmp_path, ray_cluster):
+    from rich.console import Console
+
+    sections = {"run": {"evaluate_slow_thinking": False, "evaluation_cases": 4}}
+    recipe = tiny_recipe(small_world, tiny_model, "none", **sections)
+    run = RunDir(tmp_path)
+    shutil.copytree(tiny_model, run.model)
+    summary = evaluate_run(run, recipe, Console())
+    scores = {result["policy"]: result["ndcg@10"] for result in summary["results"]}
+    assert summary["cases"] == 4
+    assert scores["reinforced"] == scores["untrained"]  # the same weights
 
 
 def test_a_killed_env_runner_comes_back_and_a_saved_run_goes_on_where_it_was(

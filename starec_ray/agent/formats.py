@@ -6,6 +6,7 @@ used) while judging it strictly (every name missing, repeated or invented is cou
 """
 
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class GradesFormat(ReplyFormat):
     )
 
     def names(self, candidates: Sequence[Item]) -> list[str]:
-        return [article_last(name) for name in distinct_names(candidates)]
+        return [article_last(_unaccented(name)) for name in distinct_names(candidates)]
 
     def write(self, candidates: Sequence[Item], order: Sequence[int], grades: Sequence[int]) -> str:
         words = [first_word(name) for name in self.names(candidates)]
@@ -85,7 +86,7 @@ class GradesFormat(ReplyFormat):
                 owners.setdefault(text, []).append(index)
         alternatives = "|".join(re.escape(t) for t in sorted(owners, key=len, reverse=True))
         entry = re.compile(rf"(?<![^\s,;.*\-])({alternatives})[\s:=\-]{{0,3}}([0-9])(?![0-9])")
-        text = reply[:MAX_REPLY].casefold()
+        text = _unaccented(reply[:MAX_REPLY]).casefold()
         grades: dict[int, int] = {}
         repeated = 0
         for match in entry.finditer(text):
@@ -157,6 +158,11 @@ def first_word(name: str) -> str:
         if bare and bare[-1].isalpha():
             return " ".join([*words[: count - 1], bare])
     return name
+
+
+def _unaccented(text: str) -> str:
+    """ "Amélie" → "Amelie": small models stumble over letters of several tokens."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 def _bare(text: str) -> str:

@@ -46,10 +46,6 @@ def train(
     from starec_ray import train as job
 
     run = job.train(loaded, run_dir, console, overwrite=overwrite)
-    if loaded.run.evaluate:
-        from starec_ray.evaluation.run import evaluate_run
-
-        evaluate_run(run, loaded, console)
     console.print(f"\nLook at:  {run.path}/training.png, {run.path}/policies.png")
     console.print(f"          starec rollouts {run.path} --best   (what the agent says)")
     console.print(f"          tensorboard --logdir {run.path}/tensorboard")

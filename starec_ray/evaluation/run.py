@@ -4,13 +4,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from starec_ray.cluster import start_ray
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.evaluate import evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
-from starec_ray.evaluation.session import evaluation_session
+from starec_ray.evaluation.session import Session, evaluation_session
 from starec_ray.recipe import Recipe
 from starec_ray.run_dir import RunDir
-from starec_ray.train import start_ray
 
 
 def evaluate_run(run: RunDir, recipe: Recipe, console: Console, split: str = "test") -> dict:
@@ -28,18 +28,32 @@ def evaluate_models(
     """Random order, popularity, the untrained model, then `models` (policy → folder)."""
     config = recipe.config.copy(copy_frozen=False).resolve()
     start_ray(recipe.run.ray)
-    with evaluation_session(config) as (sampler, agent, dataset, scorer):
-        results = evaluate_all(
-            sampler,
-            agent,
-            dataset,
-            scorer,
-            evaluation_case_ids(dataset, split, recipe.run.evaluation_cases or None),
-            {"untrained": config.model_path, **{n: str(f) for n, f in models.items()}},
-            slow_thinking=recipe.run.evaluate_slow_thinking,
-            batch_size=config.max_num_seqs,
-            seed=recipe.run.seed,
-        )
-        summary = write_evaluation(out, results, dataset, seed=recipe.run.seed)
+    with evaluation_session(config) as session:
+        return compare(session, config.model_path, models, recipe, out, console, split)
+
+
+def compare(
+    session: Session,
+    untrained: str,
+    models: dict[str, Path],
+    recipe: Recipe,
+    out: Path,
+    console: Console,
+    split: str = "test",
+) -> dict:
+    """As `evaluate_models`, with engines that run already; returns what evaluation.json holds."""
+    limit = recipe.run.evaluation_cases or None
+    results = evaluate_all(
+        session.models,
+        session.agent,
+        session.dataset,
+        session.rewards,
+        evaluation_case_ids(session.dataset, split, limit),
+        {"untrained": untrained, **{name: str(folder) for name, folder in models.items()}},
+        slow_thinking=recipe.run.evaluate_slow_thinking,
+        batch_size=recipe.config.max_num_seqs,
+        seed=recipe.run.seed,
+    )
+    summary = write_evaluation(out, results, session.dataset, seed=recipe.run.seed)
     print_evaluation(summary, console)
     return summary

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +30,18 @@ class SavedModels:
         return self._pool.sample(tasks, rollouts=rollouts, temperature=temperature, seed=seed)
 
 
+@dataclass(frozen=True)
+class Session:
+    """Everything that an evaluation asks: models, agent, cases, and who scores."""
+
+    models: SavedModels
+    agent: Agent
+    dataset: Dataset
+    rewards: RewardGroup
+
+
 @contextmanager
-def evaluation_session(config: Any) -> Iterator[tuple[SavedModels, Agent, Dataset, RewardGroup]]:
+def evaluation_session(config: Any) -> Iterator[Session]:
     """Starts what an evaluation needs by a resolved `STARecConfig`, and stops it at the end."""
     group = EnvRunnerGroup(config=config, local_env_runner=False)
     rewards = RewardGroup.from_config(config)
@@ -39,7 +50,7 @@ def evaluation_session(config: Any) -> Iterator[tuple[SavedModels, Agent, Datase
     )
     dataset = Dataset.load(config.data_path)
     try:
-        yield SavedModels(pool), Agent.from_config(config, dataset), dataset, rewards
+        yield Session(SavedModels(pool), Agent.from_config(config, dataset), dataset, rewards)
     finally:
         rewards.stop()
         group.stop()

@@ -98,6 +98,13 @@ def test_published_weights_replace_all_of_the_old_ones_and_the_prefix_cache(
     assert largest_gap(perturbed, rollouts, 1.0) < 1e-4
 
 
+def test_a_saved_model_replaces_all_weights_too(runner, tiny_model, perturbed):
+    runner.load_model(str(tiny_model), version=1)
+    runner.load_model(str(perturbed), version=2)
+    rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=2)
+    assert largest_gap(perturbed, rollouts, 1.0) < 1e-4
+
+
 def test_the_same_seed_gives_the_same_rollouts_and_another_seed_others(runner, tiny_model):
     runner.load_model(str(tiny_model), version=3)
 

@@ -74,6 +74,12 @@ def test_grades_count_missing_repeated_and_invented_names():
     assert not reading.whole
 
 
+def test_grades_are_read_with_and_without_accents():
+    candidates = [item("a", "Amélie"), item("b", "Nausicaä of the Valley")]
+    assert FORMATS["grades"].write(candidates, [0, 1], [9, 4]) == "Amelie9 Nausicaa4"
+    assert FORMATS["grades"].read("Amélie3 Nausicaä8", candidates).order == (1, 0)
+
+
 def test_equal_grades_keep_the_order_shown():
     candidates = [item("a", "Alien"), item("b", "Brazil"), item("c", "Casino")]
     assert FORMATS["grades"].read("Alien5 Brazil5 Casino5", candidates).order == (0, 1, 2)
