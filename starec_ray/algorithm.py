@@ -45,13 +45,14 @@ class STARec(Algorithm):
     def get_default_config(cls) -> STARecConfig:
         return STARecConfig(cls)
 
-    def setup(self, config: STARecConfig) -> None:
+    def setup(self, config: STARecConfig) -> None:  # type: ignore[override]
         """Starts env runners and learners (RLlib), reward actors, and the driver's own parts."""
         if not hasattr(self.config, "model_path"):
             self.config = self.config.copy(copy_frozen=False).resolve()
             self.config.freeze()
         super().setup(self.config)
         config = self.config
+        assert self.env_runner_group and self.learner_group
         self.dataset = Dataset.load(config.data_path)
         self.agent = Agent.from_config(config, self.dataset)
         self.tokenizer = AutoTokenizer.from_pretrained(config.model_path)
@@ -91,6 +92,7 @@ class STARec(Algorithm):
         else:
             self._reinforce()
         self.report |= self.memory()
+        assert self.metrics
         for key, value in self.report.items():
             if isinstance(value, int | float):
                 self.metrics.log_value(key, value, window=1)

@@ -1,6 +1,6 @@
 """STARecConfig: every setting of a run, in RLlib's fluent sections and this system's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -102,7 +102,7 @@ class STARecConfig(AlgorithmConfig):
         self.restart_failed_env_runners = True
 
         # What RLlib needs to know of an agent that reads and writes text.
-        self.seed = 0
+        self.seed: int = 0
         self.env_runner_cls = VLLMEnvRunner
         self.create_local_env_runner = False
         self.observation_space = gymnasium.spaces.Text(1_000_000)
@@ -215,7 +215,7 @@ class STARecConfig(AlgorithmConfig):
 
     # --- RLlib's sections, with this system's fields added ----------------------------------
 
-    def training(  # type: ignore[override]
+    def training(
         self,
         *,
         cases_per_iteration: int = NotProvided,
@@ -260,7 +260,7 @@ class STARecConfig(AlgorithmConfig):
             warmup_steps=warmup_steps,
         )
 
-    def env_runners(  # type: ignore[override]
+    def env_runners(
         self,
         *,
         kv_cache_gib: float = NotProvided,
@@ -268,7 +268,7 @@ class STARecConfig(AlgorithmConfig):
         tensor_parallel_size: int = NotProvided,
         max_num_seqs: int = NotProvided,
         num_env_runners: int = NotProvided,
-        num_cpus_per_env_runner: float = NotProvided,
+        num_cpus_per_env_runner: int = NotProvided,
         num_gpus_per_env_runner: float = NotProvided,
         sample_timeout_s: float = NotProvided,
         **rllib: Any,
@@ -299,7 +299,7 @@ class STARecConfig(AlgorithmConfig):
             max_num_seqs=max_num_seqs,
         )
 
-    def learners(  # type: ignore[override]
+    def learners(
         self,
         *,
         zero_stage: int = NotProvided,
@@ -332,7 +332,7 @@ class STARecConfig(AlgorithmConfig):
             gradient_checkpointing=gradient_checkpointing,
         )
 
-    def fault_tolerance(  # type: ignore[override]
+    def fault_tolerance(
         self,
         *,
         start_timeout_s: float = NotProvided,
@@ -391,7 +391,7 @@ class STARecConfig(AlgorithmConfig):
             ConfigError: names the field, its value, and what it may be.
         """
         super().validate()
-        one_of = {
+        one_of: dict[str, Collection] = {
             "reply_format": FORMATS,
             "reward_shape": REWARD_SHAPES,
             "zero_stage": (1, 2, 3),

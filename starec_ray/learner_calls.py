@@ -36,7 +36,8 @@ class LearnerCalls:
         if self._group.is_local:
             return [getattr(self._group._learner, method)(*args, **kwargs)]
         shared = [ray.put(a) if isinstance(a, pa.Table) else a for a in args]
-        refs = [getattr(w, method).remote(*shared, **kwargs) for w in self._group._workers]
+        workers = self._group._workers or []
+        refs = [getattr(w, method).remote(*shared, **kwargs) for w in workers]
         ready, late = ray.wait(refs, num_returns=len(refs), timeout=self._timeout_s)
         errors: dict[int, Exception] = {}
         for ref in ready:
@@ -45,10 +46,10 @@ class LearnerCalls:
             except RayError as error:
                 errors[refs.index(ref)] = error
         # One rank's failure is quoted by the others: the first cause says most.
-        for rank, error in sorted(errors.items(), key=lambda e: _is_echo(e[1])):
-            if isinstance(error, RayTaskError) and isinstance(error.cause, STARecError):
-                raise error.cause
-            raise DeadlineError(f"learner {rank} failed in {method}: {error}") from error
+        for rank, failure in sorted(errors.items(), key=lambda e: _is_echo(e[1])):
+            if isinstance(failure, RayTaskError) and isinstance(failure.cause, STARecError):
+                raise failure.cause
+            raise DeadlineError(f"learner {rank} failed in {method}: {failure}") from failure
         if late:
             ranks = ", ".join(str(refs.index(ref)) for ref in late)
             raise DeadlineError(

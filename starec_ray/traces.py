@@ -83,7 +83,7 @@ def write_template_traces(
     if num_reflect:
         chosen = score(rankings.slice(0, num_reflect)).column("chosen").to_pylist()
         for task, answer, choice in zip(rank_tasks, answers, chosen, strict=False):
-            predicted = tuple(map(str, answer["ranking"]))
+            predicted = tuple(str(item_id) for item_id in answer["ranking"])
             reflect = ReflectTask(task.case_id, task.summary, predicted, choice)
             rows.append(_row("reflect", reflect, teacher.reflect(reflect), teacher.name))
     order = rng.permutation(len(rows))

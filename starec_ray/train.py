@@ -38,6 +38,7 @@ def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool =
         start_ray(recipe.run.ray)
         console.print(f"starting actors: {_actors(recipe)}")
         algo = recipe.config.build_algo()
+        assert isinstance(algo, STARec)
         try:
             _iterate(algo, recipe, run, console)
             plot_training(run.read_metrics(), run.path / "training.png")
@@ -72,6 +73,7 @@ def _iterate(algo: STARec, recipe: Recipe, run: RunDir, console: Console) -> Non
                 run.append_metrics(line)
                 if stage == "reinforce":
                     kept = algo.latest_rollouts
+                    assert kept is not None
                     run.write_rollouts(
                         algo.training_iteration,
                         kept,

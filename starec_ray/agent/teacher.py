@@ -6,6 +6,7 @@ before its own ranking was scored, and is only ever asked about training users.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class TemplateTeacher:
         self.popularity_weight = popularity_weight
         self.most_popular = max((i.popularity for i in dataset.items.values()), default=0)
 
-    def rank(self, task: RankTask) -> dict[str, object]:
+    def rank(self, task: RankTask) -> dict[str, Any]:
         """The rank trace's own columns: rationale, ranking (item ids), grades (0 … 9)."""
         case = self.dataset.case(task.case_id)
         scores = self._scores(case)
@@ -47,7 +48,7 @@ class TemplateTeacher:
             "grades": grades_of(order),
         }
 
-    def reflect(self, task: ReflectTask) -> dict[str, object]:
+    def reflect(self, task: ReflectTask) -> dict[str, Any]:
         """The reflect trace's own columns: rationale, summary (the choice counted in)."""
         case = self.dataset.case(task.case_id)
         chosen, first = self.dataset.items[task.chosen], self.dataset.items[task.predicted[0]]

@@ -38,7 +38,7 @@ def evaluate(
 
     if run is None and (model is None or data is None or out is None):
         raise ConfigError("give --run RUN, or --model, --data and --out together.")
-    sections = RunDir(run, create=False).read_config() if run else {"model": {"name": model}}
+    sections: dict = RunDir(run, create=False).read_config() if run else {"model": {"name": model}}
     if data is not None:
         sections.setdefault("data", {})["path"] = str(data)
     settings = sections.setdefault("run", {})
