@@ -35,6 +35,9 @@ from starec_ray.rewards import group_advantages
 from starec_ray.sampling import RunnerPool
 from starec_ray.traces import read_traces, write_template_traces
 
+# Tasks draw their seeds from one seed upwards: requests of one iteration keep this far apart.
+SEED_STEP = 100_000
+
 
 class STARec(Algorithm):
     """Trains slow-thinking recommender agents. See `STARecConfig` for what can be set."""
@@ -104,8 +107,11 @@ class STARec(Algorithm):
             self.anchor_updates, self.anchor_updates_done + self.config.anchor_updates_per_iteration
         )
         with self._timed("update"):
-            for step in range(self.anchor_updates_done, last):
-                self.report |= self._update(batches[step], "anchor")
+            steps = [
+                self._update(batches[step], "anchor")
+                for step in range(self.anchor_updates_done, last)
+            ]
+        self.report |= {key: float(np.mean([step[key] for step in steps])) for key in steps[0]}
         self.anchor_updates_done = last
         self._sync_weights()
         if self.stage == "reinforce":
@@ -113,7 +119,8 @@ class STARec(Algorithm):
 
     def _reinforce(self) -> None:
         """Stage two: rank → feedback → reflect → rank again → GRPO on both kinds of rollout."""
-        config, seed = self.config, self.config.seed + 1_000_003 * (self.iterations_done + 1)
+        config = self.config
+        seed = config.seed + 10 * SEED_STEP * (self.iterations_done + 1)
         if self.anchor_updates == 0 and self.iterations_done == 0:
             self.freeze_anchor()
         tasks = [
@@ -133,9 +140,11 @@ class STARec(Algorithm):
         reflecting = reflect_tasks(tasks, ranked, scores, self.dataset, config.reflect_share, seed)
         if reflecting:
             with self._timed("reflect"):
-                reflected = self._sample(reflecting, config.group_size, seed + 1)
+                reflected = self._sample(reflecting, config.group_size, seed + SEED_STEP)
             with self._timed("rank_again"):
-                followed = self._sample(follow_up_tasks(reflected, self.dataset), 1, seed + 2)
+                followed = self._sample(
+                    follow_up_tasks(reflected, self.dataset), 1, seed + 2 * SEED_STEP
+                )
             with self._timed("score"):
                 follow_scores = self.reward_group.score(followed)
             rewards = reflection_rewards(reflected, follow_scores)
