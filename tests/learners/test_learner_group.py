@@ -4,7 +4,6 @@ import json
 import time
 
 import pytest
-import ray
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from tests.learners.samples import (
@@ -19,13 +18,11 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
-def group(tiny_llama):
+def group(tiny_llama, ray_cluster):
     """Started once: each test builds the engines that it needs in the same two actors."""
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20)
     group = build_group(tiny_llama, num_learners=2)
     yield group
     group.shutdown()
-    ray.shutdown()
 
 
 def on_all(group: LearnerGroup, func):
