@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from starec_ray.errors import ConfigError
+from starec_ray.host_memory import keep_freed_memory
 
 CPU_BUCKET = 2**24  # gradient elements that learners sum at once
 
@@ -59,6 +60,7 @@ def prepare_process(*, num_cpus: int, use_gpu: bool) -> torch.device:
             "it to 0, or install a torch build with CUDA."
         )
     if not use_gpu:
+        keep_freed_memory()
         os.environ["DS_ACCELERATOR"] = "cpu"
     if not dist.is_initialized():
         dist.init_process_group(
