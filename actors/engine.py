@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from starec_ray.errors import ConfigError, STARecError
+from starec_ray.host_memory import keep_freed_memory
+
+REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`
 
 
 def start_engine(config: Any) -> Any:
@@ -22,6 +25,7 @@ def start_engine(config: Any) -> Any:
         "tensor_parallel_size": config.tensor_parallel_size,
     }
     if not on_gpu:
+        keep_freed_memory()
         threads = str(max(1, int(config.num_cpus_per_env_runner)))
         # Ray gives actors one thread; vLLM would pin its own to the same first cores in every
         # actor of a machine. Both must be set before vLLM is imported.
@@ -44,6 +48,7 @@ def start_engine(config: Any) -> Any:
         # Log-probs at the sampling temperature; without top-p and top-k, of the whole
         # distribution.
         logprobs_mode="processed_logprobs",
+        logits_processors=["actors.constrained_decoding:KeepToReplyForm"],
         seed=config.seed or 0,
         disable_log_stats=True,
         **settings,

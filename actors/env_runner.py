@@ -11,9 +11,10 @@ import torch
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.actor_manager import FaultAwareApply
 
-from actors.engine import replace_weights, saved_weights, start_engine
+from actors.engine import REPLY_FORM, replace_weights, saved_weights, start_engine
 from actors.weight_transfer.base import Ticket
 from starec_ray.agent.agent import Agent, Prompt
+from starec_ray.agent.reply_form import ReplyForm
 from starec_ray.agent.tasks import RankTask, Task
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError, StaleWeightsError
@@ -80,6 +81,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             raise ConfigError("greedy answers are all the same: ask for 1 rollout, not more.")
         prompts = [self.agent.prompt(task, self._count_tokens) for task in tasks]
         token_ids = [prompt_ids(self.tokenizer, prompt.messages) for prompt in prompts]
+        forms = [self.agent.reply_form(task, self.tokenizer) for task in tasks]
         torch.manual_seed(seed)
         answers = self.llm.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in token_ids],
@@ -91,15 +93,16 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                     # vLLM adds the rollout's number: no two rollouts draw alike.
                     seed=(seed + number) * rollouts if self._seeds_each_request else None,
                     logprobs=0,  # the sampled token's alone
+                    extra_args=form and {REPLY_FORM: form.plain()},
                 )
-                for number, task in enumerate(tasks)
+                for number, (task, form) in enumerate(zip(tasks, forms, strict=True))
             ],
             use_tqdm=False,
         )
         rows = [
-            self._row(number, task, prompt, ids, rollout, answer)
-            for number, (task, prompt, ids, request) in enumerate(
-                zip(tasks, prompts, token_ids, answers, strict=True)
+            self._row(number, task, prompt, ids, form, rollout, answer)
+            for number, (task, prompt, ids, form, request) in enumerate(
+                zip(tasks, prompts, token_ids, forms, answers, strict=True)
             )
             for rollout, answer in enumerate(request.outputs)
         ]
@@ -140,6 +143,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         task: Task,
         prompt: Prompt,
         ids: list[int],
+        form: ReplyForm | None,
         rollout: int,
         answer: Any,
     ) -> dict[str, Any]:
@@ -161,6 +165,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             "logprobs": [
                 step[token].logprob for token, step in zip(reply_ids, answer.logprobs, strict=True)
             ],
+            "choices": form and form.choices(reply_ids),
         }
 
     # --- RLlib's duties ----------------------------------------------------------------------

@@ -27,11 +27,22 @@ PROMPT, PADDING = 0, -1  # values of MicroBatch.segments; replies count from 1
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer: token ids (R,), sampled log-probs (R,), and the row's advantage."""
+    """One answer: token ids (R,), sampled log-probs (R,), and the row's advantage.
+
+    `choices` holds for each token the tokens that could stand there (None: the vocabulary).
+    """
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     advantage: float
+    choices: tuple[tuple[int, ...], ...] | None
+
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """Indices of the tokens that were chosen among others."""
+        if self.choices is None:
+            return np.arange(len(self.token_ids))
+        return np.array([i for i, c in enumerate(self.choices) if len(c) > 1], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,8 @@ class Row:
 class MicroBatch:
     """What one forward and backward pass sees: B rows, W wide, that predict N reply tokens.
 
+    Tokens that constrained decoding left no choice for aren't among the N.
+
     An empty micro-batch (B = W = 1, N = 0) keeps a learner in step with the others.
     """
 
@@ -63,6 +76,9 @@ class MicroBatch:
     components: NDArray[np.int64]  # (N,): index into COMPONENTS
     advantages: NDArray[np.float32]  # (N,)
     logprobs: NDArray[np.float32]  # (N,): sampled; 0 for the anchor's traces
+    choice_ids: NDArray[np.int64]  # (U,): every token that constrained targets choose from
+    # (N, U) bool: what each target was chosen from; no True: from the whole vocabulary.
+    choice_mask: NDArray[np.bool_]
 
     @property
     def one_reply_each(self) -> bool:
@@ -94,7 +110,7 @@ def plan(
     own = [collate(batch) for batch in shares[rank]]
     component_tokens = dict.fromkeys(COMPONENTS, 0)
     for row in rows:
-        component_tokens[COMPONENTS[row.component]] += sum(len(r.token_ids) for r in row.replies)
+        component_tokens[COMPONENTS[row.component]] += sum(len(r.learned) for r in row.replies)
     return Plan(
         micro_batches=(*own, *(empty_micro_batch() for _ in range(longest - len(own)))),
         component_tokens=component_tokens,
@@ -118,6 +134,7 @@ def read_rows(sequences: pa.Table) -> list[Row]:
     advantages = sequences["advantage"].to_pylist()
     prompts, replies = _lists(sequences["prompt_ids"]), _lists(sequences["reply_ids"])
     sampled = _lists(sequences["logprobs"])
+    choices = sequences["choices"].to_pylist()
     members: dict[tuple[str, int], list[int]] = {}
     for i, key in enumerate(zip(components, groups, strict=True)):
         members.setdefault(key, []).append(i)
@@ -143,7 +160,9 @@ def read_rows(sequences: pa.Table) -> list[Row]:
                     f"{where} has {len(replies[i])} reply tokens and {len(logprobs)} sampled "
                     "log-probs: the importance ratio needs one for each."
                 )
-            group_replies.append(Reply(replies[i], logprobs, advantages[i]))
+            group_replies.append(
+                Reply(replies[i], logprobs, advantages[i], _checked(choices[i], replies[i], where))
+            )
         rows.append(Row(COMPONENTS.index(component), prompt, tuple(group_replies)))
     return rows
 
@@ -194,6 +213,7 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
     positions = np.tile(np.arange(width), (len(rows), 1))
     segments = np.full((len(rows), width), PADDING, np.int64)
     predictors, targets, components, advantages, logprobs = [], [], [], [], []
+    choices: list[tuple[int, ...]] = []
     for b, row in enumerate(rows):
         prompt_end = at = len(row.prompt_ids)
         token_ids[b, :at], segments[b, :at] = row.prompt_ids, PROMPT
@@ -202,13 +222,19 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
             span = slice(at, at + len(inputs))
             token_ids[b, span], segments[b, span] = inputs, number
             positions[b, span] = prompt_end + np.arange(len(inputs))
-            own = np.arange(span.start, span.stop)
-            predictors.append(b * width + np.concatenate([[prompt_end - 1], own]))
-            targets.append(reply.token_ids)
-            components.append(np.full(len(reply.token_ids), row.component))
-            advantages.append(np.full(len(reply.token_ids), reply.advantage))
-            logprobs.append(reply.logprobs)
+            before = np.concatenate([[prompt_end - 1], np.arange(span.start, span.stop)])
+            learned = reply.learned
+            predictors.append(b * width + before[learned])
+            targets.append(reply.token_ids[learned])
+            components.append(np.full(len(learned), row.component))
+            advantages.append(np.full(len(learned), reply.advantage))
+            logprobs.append(reply.logprobs[learned])
+            choices += [reply.choices[i] if reply.choices else () for i in learned]
             at = span.stop
+    choice_ids = np.array(sorted({token for each in choices for token in each}), np.int64)
+    choice_mask = np.zeros((len(choices), len(choice_ids)), np.bool_)
+    for n, each in enumerate(choices):
+        choice_mask[n, np.searchsorted(choice_ids, each)] = True
     return MicroBatch(
         token_ids=token_ids,
         positions=positions,
@@ -218,6 +244,8 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
         components=np.concatenate(components).astype(np.int64),
         advantages=np.concatenate(advantages).astype(np.float32),
         logprobs=np.concatenate(logprobs).astype(np.float32),
+        choice_ids=choice_ids,
+        choice_mask=choice_mask,
     )
 
 
@@ -225,7 +253,20 @@ def empty_micro_batch() -> MicroBatch:
     """A forward and backward pass that adds nothing to the gradient."""
     one, none = np.zeros((1, 1), np.int64), np.zeros(0, np.int64)
     no_floats = np.zeros(0, np.float32)
-    return MicroBatch(one, one, one, none, none, none, no_floats, no_floats)
+    no_mask = np.zeros((0, 0), np.bool_)
+    return MicroBatch(one, one, one, none, none, none, no_floats, no_floats, none, no_mask)
+
+
+def _checked(
+    choices: list[list[int]] | None, reply_ids: NDArray[np.int32], where: str
+) -> tuple[tuple[int, ...], ...] | None:
+    if choices is None:
+        return None
+    if len(choices) != len(reply_ids) or any(
+        token not in each for token, each in zip(reply_ids.tolist(), choices, strict=True)
+    ):
+        raise DataError(f"{where} has a token that isn't among its choices.")
+    return tuple(map(tuple, choices))
 
 
 def _lists(column: pa.ChunkedArray) -> list[NDArray]:

@@ -301,6 +301,8 @@ class DeepSpeedLearner(TorchLearner):
             tensors["predictors"],
             tensors["targets"],
             temperatures_N,
+            tensors["choice_ids"],
+            tensors["choice_mask"],
         )
 
     def _reference_logprobs(

@@ -54,6 +54,24 @@ def _logits(hidden_CD: Tensor, weight_VD: Tensor, temperatures_C: Tensor) -> Ten
     return (hidden_CD @ weight_VD.T).float().div_(temperatures_C[:, None])
 
 
+def _choice_logprobs(
+    hidden_CD: Tensor,
+    weight_UD: Tensor,
+    picked_C: Tensor,
+    temperatures_C: Tensor,
+    mask_CU: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies of targets chosen among few tokens, (C,) float32 each.
+
+    `picked_C` are indices into the U choices, of which `mask_CU` leaves each target its own.
+    """
+    logits_CU = _logits(hidden_CD, weight_UD, temperatures_C).masked_fill(~mask_CU, -torch.inf)
+    logprobs_CU = logits_CU.log_softmax(dim=1)
+    with torch.no_grad():
+        entropy_C = torch.special.entr(logprobs_CU.exp()).sum(dim=1)
+    return logprobs_CU.gather(1, picked_C[:, None]).squeeze(1), entropy_C
+
+
 class LogProbHead(nn.Module):
     """The language model's output layer, fused with the log-softmax.
 
@@ -66,10 +84,37 @@ class LogProbHead(nn.Module):
         self.weight = weight_VD
 
     def forward(
-        self, hidden_ND: Tensor, targets_N: Tensor, temperatures_N: Tensor
+        self,
+        hidden_ND: Tensor,
+        targets_N: Tensor,
+        temperatures_N: Tensor,
+        choice_ids_U: Tensor,
+        choice_mask_NU: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies (nats), (N,) float32 each; only the log-probs have gradients."""
-        return _TokenLogProbs.apply(hidden_ND, self.weight, targets_N, temperatures_N)
+        """Log-probs and entropies (nats), (N,) float32 each; only the log-probs have gradients.
+
+        A target with choices takes its part of their probability alone.
+        """
+        constrained_N = choice_mask_NU.any(dim=1)
+        free, bound = (~constrained_N).nonzero()[:, 0], constrained_N.nonzero()[:, 0]
+        free_logprobs, free_entropy = _TokenLogProbs.apply(
+            hidden_ND[free], self.weight, targets_N[free], temperatures_N[free]
+        )
+        if not len(bound):
+            return free_logprobs, free_entropy
+        bound_logprobs, bound_entropy = _choice_logprobs(
+            hidden_ND[bound],
+            self.weight[choice_ids_U],
+            torch.searchsorted(choice_ids_U, targets_N[bound]),
+            temperatures_N[bound],
+            choice_mask_NU[bound],
+        )
+        logprobs_N = hidden_ND.new_zeros(len(targets_N), dtype=torch.float32)
+        entropy_N = torch.zeros_like(logprobs_N)
+        return (
+            logprobs_N.index_copy(0, free, free_logprobs).index_copy(0, bound, bound_logprobs),
+            entropy_N.index_copy(0, free, free_entropy).index_copy(0, bound, bound_entropy),
+        )
 
 
 class ReplyScorer(nn.Module):
@@ -90,6 +135,8 @@ class ReplyScorer(nn.Module):
         predictors_N: Tensor,
         targets_N: Tensor,
         temperatures_N: Tensor,
+        choice_ids_U: Tensor,
+        choice_mask_NU: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Log-probs at the temperatures and entropies of the targets: (N,) float32 each.
 
@@ -109,7 +156,7 @@ class ReplyScorer(nn.Module):
             use_cache=False,
         ).last_hidden_state
         hidden_ND = hidden_BWD.flatten(0, 1).index_select(0, predictors_N)
-        return self.head(hidden_ND, targets_N, temperatures_N)
+        return self.head(hidden_ND, targets_N, temperatures_N, choice_ids_U, choice_mask_NU)
 
 
 def attention_mask(segments_BW: Tensor, positions_BW: Tensor, window: int | None) -> Tensor:

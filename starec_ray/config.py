@@ -1,6 +1,6 @@
 """STARecConfig: every setting of a run, in RLlib's fluent sections and this system's own."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,11 +13,9 @@ from ray.rllib.utils.from_config import NotProvided
 from actors.env_runner import VLLMEnvRunner
 from learners.learner import DeepSpeedLearner
 from learners.module import PlaceholderModule
-from starec_ray.agent.formats import FORMATS
-from starec_ray.agent.item_text import ATTRIBUTES
+from starec_ray.config_checks import check_fields
 from starec_ray.errors import ConfigError
 from starec_ray.models import resolve_dtype, resolve_model
-from starec_ray.rewards import REWARD_SHAPES
 
 
 class ModelSection(dict):
@@ -54,6 +52,7 @@ class STARecConfig(AlgorithmConfig):
         self.max_model_len = 2048
         self.reply_format = "grades"
         self.think_before_ranking = True
+        self.constrained_decoding = False
         self.item_attributes: Sequence[str] = ("year", "tags", "popularity")
         self.history_shown = 10
         self.max_rank_tokens = 256
@@ -134,6 +133,7 @@ class STARecConfig(AlgorithmConfig):
         max_model_len: int = NotProvided,
         reply_format: str = NotProvided,
         think_before_ranking: bool = NotProvided,
+        constrained_decoding: bool = NotProvided,
         item_attributes: Sequence[str] = NotProvided,
         history_shown: int = NotProvided,
         max_rank_tokens: int = NotProvided,
@@ -147,6 +147,8 @@ class STARecConfig(AlgorithmConfig):
             max_model_len: window in tokens, prompt and reply together.
             reply_format: how a ranking is written, one of `agent.formats.FORMATS`.
             think_before_ranking: ask for a short rationale before the ranking.
+            constrained_decoding: keep rankings whole while they are sampled, see
+                `agent.reply_form`; for fast thinking without a rationale.
             item_attributes: what a prompt shows of an item, of `agent.item_text.ATTRIBUTES`.
             history_shown: newest history items in a prompt; the summary covers the rest.
             max_rank_tokens: longest reply of fast thinking.
@@ -159,6 +161,7 @@ class STARecConfig(AlgorithmConfig):
             max_model_len=max_model_len,
             reply_format=reply_format,
             think_before_ranking=think_before_ranking,
+            constrained_decoding=constrained_decoding,
             item_attributes=item_attributes,
             history_shown=history_shown,
             max_rank_tokens=max_rank_tokens,
@@ -391,57 +394,7 @@ class STARecConfig(AlgorithmConfig):
             ConfigError: names the field, its value, and what it may be.
         """
         super().validate()
-        one_of: dict[str, Collection] = {
-            "reply_format": FORMATS,
-            "reward_shape": REWARD_SHAPES,
-            "zero_stage": (1, 2, 3),
-            "dtype": ("auto", "float32", "bfloat16"),
-        }
-        for field, allowed in one_of.items():
-            if getattr(self, field) not in allowed:
-                raise ConfigError(
-                    f"{field} is {getattr(self, field)!r}; it may be one of: "
-                    + ", ".join(map(str, allowed))
-                )
-        unknown = set(self.item_attributes) - set(ATTRIBUTES)
-        if unknown:
-            raise ConfigError(
-                f"item_attributes has {', '.join(sorted(unknown))}; it may hold: "
-                + ", ".join(ATTRIBUTES)
-            )
-        positive = [
-            "group_size",
-            "cases_per_iteration",
-            "temperature",
-            "lr",
-            "anchor_lr",
-            "num_reward_actors",
-            "micro_batch_tokens",
-            "max_model_len",
-            "max_rank_tokens",
-            "max_reflect_tokens",
-            "anchor_batch_size",
-            "anchor_updates_per_iteration",
-            "grad_clip",
-            "start_timeout_s",
-            "sample_timeout_s",
-            "update_timeout_s",
-            "reward_timeout_s",
-            "transfer_timeout_s",
-            "kv_cache_gib",
-            "max_num_seqs",
-        ]
-        for field in positive:
-            if not getattr(self, field) > 0:
-                raise ConfigError(f"{field} is {getattr(self, field)!r}; it must be above 0.")
-        if self.num_env_runners < 1 and not self.in_evaluation:
-            raise ConfigError("num_env_runners is 0; sampling needs at least one engine.")
-        for field in ("kl_coeff", "weight_decay", "warmup_steps", "anchor_epochs", "num_traces"):
-            if getattr(self, field) < 0:
-                raise ConfigError(f"{field} is {getattr(self, field)!r}; it can't be negative.")
-        for field in ("reflect_share", "reflect_trace_share", "gpu_memory_utilization"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"{field} is {getattr(self, field)!r}; it must lie in 0 … 1.")
+        check_fields(self)
 
     def _take(self, **given: Any) -> Self:
         for name, value in given.items():

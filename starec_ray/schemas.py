@@ -81,8 +81,11 @@ ROLLOUTS = pa.schema(
         pa.field("weight_version", pa.int64(), nullable=False),
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("reply_ids", pa.list_(pa.int32()), nullable=False),  # with the end token
-        # Log-prob of each reply token under the full (untruncated) sampling distribution.
+        # Log-prob of each reply token under the full (untruncated) sampling distribution, which is
+        # that of its choices.
         pa.field("logprobs", pa.list_(pa.float32()), nullable=False),
+        # The tokens that could stand in each place; null where decoding wasn't constrained.
+        pa.field("choices", pa.list_(pa.list_(pa.int32()))),
     ]
 )
 
@@ -104,6 +107,8 @@ SEQUENCES = pa.schema(
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("reply_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("logprobs", pa.list_(pa.float32())),  # null for the anchor's traces
+        # As in ROLLOUTS: a token without another choice teaches nothing and is left out.
+        pa.field("choices", pa.list_(pa.list_(pa.int32()))),
         pa.field("advantage", pa.float32(), nullable=False),  # 1.0 for the anchor's traces
     ]
 )

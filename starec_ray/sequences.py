@@ -1,5 +1,6 @@
 """Tables for the learner: traces and scored rollouts → token sequences (`schemas.SEQUENCES`)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import grades_of
 from starec_ray.agent.tasks import RankTask, ReflectTask, Task
+from starec_ray.data.dataset import Item
 from starec_ray.schemas import SEQUENCES
 from starec_ray.tokens import count_tokens, prompt_ids
 
@@ -21,11 +23,17 @@ def from_traces(traces: pa.Table, agent: Agent, tokenizer: Any) -> pa.Table:
     rows: dict[str, list] = {name: [] for name in SEQUENCES.names}
     for number, trace in enumerate(traces.to_pylist()):
         prompt = agent.prompt(_task(trace), lambda m: count_tokens(tokenizer, m))
-        reply = tokenizer.encode(_reply(trace, agent), add_special_tokens=False)
+        form = agent.reply_form(_task(trace), tokenizer)
+        if form:
+            reply = form.write(_filled(trace, agent))
+        else:
+            text = tokenizer.encode(_reply(trace, agent), add_special_tokens=False)
+            reply = [*text, tokenizer.eos_token_id]
         rows["component"].append("anchor")
         rows["group"].append(number)
         rows["prompt_ids"].append(prompt_ids(tokenizer, prompt.messages))
-        rows["reply_ids"].append([*reply, tokenizer.eos_token_id])
+        rows["reply_ids"].append(reply)
+        rows["choices"].append(form.choices(reply) if form else None)
         rows["logprobs"].append(None)
         rows["advantage"].append(1.0)
     return pa.table(rows, schema=SEQUENCES)
@@ -46,6 +54,7 @@ def from_rollouts(
             "prompt_ids": rollouts.column("prompt_ids"),
             "reply_ids": rollouts.column("reply_ids"),
             "logprobs": rollouts.column("logprobs"),
+            "choices": rollouts.column("choices"),
             "advantage": advantages.astype(np.float32),
         },
         schema=SEQUENCES,
@@ -64,10 +73,20 @@ def _reply(trace: dict[str, Any], agent: Agent) -> str:
     if trace["kind"] == "reflect":
         return f"<think>{trace['rationale']}</think>\n{trace['summary']}"
     candidates = agent.dataset.case(trace["case_id"]).candidates
-    place = {item.item_id: index for index, item in enumerate(candidates)}
-    order = [place[item_id] for item_id in trace["ranking"]]
-    grades = trace["grades"] or grades_of(order)
-    answer = agent.writer.reply_format.write(candidates, order, grades)
+    answer = agent.writer.reply_format.write(candidates, *_order_and_grades(trace, candidates))
     if agent.writer.think_before_ranking:
         return f"<think>{trace['rationale']}</think>\n{answer}"
     return answer
+
+
+def _filled(trace: dict[str, Any], agent: Agent) -> list[int]:
+    candidates = agent.dataset.case(trace["case_id"]).candidates
+    return agent.writer.reply_format.fill(*_order_and_grades(trace, candidates))
+
+
+def _order_and_grades(
+    trace: dict[str, Any], candidates: Sequence[Item]
+) -> tuple[list[int], list[int]]:
+    place = {item.item_id: index for index, item in enumerate(candidates)}
+    order = [place[item_id] for item_id in trace["ranking"]]
+    return order, trace["grades"] or grades_of(order)

@@ -9,6 +9,7 @@ from starec_ray.agent.formats import FORMATS, MAX_REPLY
 from starec_ray.agent.item_text import clean
 from starec_ray.agent.memory import MAX_SUMMARY, Memory, digest
 from starec_ray.agent.prompts import Messages, PromptWriter
+from starec_ray.agent.reply_form import ReplyForm
 from starec_ray.agent.tasks import RankTask, ReflectTask, Task
 from starec_ray.data.dataset import Case, Dataset
 from starec_ray.errors import ConfigError
@@ -33,20 +34,28 @@ class Agent:
         history_shown: at most so many of the newest history items stand in a prompt; older
             ones live on in the preference summary.
         max_prompt_tokens: the model's window less the room for a reply.
+        constrained: rankings keep to the blanks of their reply format.
     """
 
     def __init__(
-        self, dataset: Dataset, writer: PromptWriter, history_shown: int, max_prompt_tokens: int
+        self,
+        dataset: Dataset,
+        writer: PromptWriter,
+        history_shown: int,
+        max_prompt_tokens: int,
+        constrained: bool,
     ) -> None:
         self.dataset = dataset
         self.writer = writer
         self.history_shown = history_shown
         self.max_prompt_tokens = max_prompt_tokens
+        self.constrained = constrained
 
     @classmethod
     def from_config(cls, config: Any, dataset: Dataset) -> "Agent":
         """Reads reply_format, item_attributes, think_before_ranking, history_shown,
-        max_model_len, max_rank_tokens and max_reflect_tokens of `config`."""
+        max_model_len, max_rank_tokens, max_reflect_tokens and constrained_decoding of
+        `config`."""
         writer = PromptWriter(
             FORMATS[config.reply_format],
             config.item_attributes,
@@ -54,7 +63,13 @@ class Agent:
             config.think_before_ranking,
         )
         reply_room = max(config.max_rank_tokens, config.max_reflect_tokens)
-        return cls(dataset, writer, config.history_shown, config.max_model_len - reply_room)
+        return cls(
+            dataset,
+            writer,
+            config.history_shown,
+            config.max_model_len - reply_room,
+            config.constrained_decoding,
+        )
 
     def initial_summary(self, case_id: str) -> str:
         """The preference summary before any reflection: a digest of the whole history."""
@@ -79,6 +94,13 @@ class Agent:
             f"only {self.max_prompt_tokens} fit. Raise max_model_len, show fewer "
             "item_attributes, or prepare the data with fewer negatives."
         )
+
+    def reply_form(self, task: Task, tokenizer: Any) -> ReplyForm | None:
+        """What constrained decoding keeps a reply to; None where it is free."""
+        if not self.constrained or isinstance(task, ReflectTask):
+            return None
+        candidates = self.dataset.case(task.case_id).candidates
+        return ReplyForm.of(self.writer.reply_format.blanks(candidates), tokenizer)
 
     def read(self, task: Task, reply: str) -> dict[str, Any]:
         """A reply's columns of the rollout table; any text whatever is read, none raises.

@@ -16,6 +16,7 @@ from starec_ray.data.dataset import Item
 
 MAX_REPLY = 20_000  # characters read of one reply
 TOP_GRADE = 9
+GRADES = tuple(str(grade) for grade in range(TOP_GRADE + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,17 @@ class Reading:
         return not (self.missing or self.repeated or self.invented)
 
 
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A place in a whole reply that one of `options` fills; a single option is fixed text.
+
+    What fills a blank with `once` can't fill another one. No option begins another.
+    """
+
+    options: tuple[str, ...]
+    once: bool = False
+
+
 class ReplyFormat(ABC):
     """One way of writing a ranking."""
 
@@ -47,9 +59,22 @@ class ReplyFormat(ABC):
     def names(self, candidates: Sequence[Item]) -> list[str]:
         """How the prompt names each candidate, beside `candidates`."""
 
+    def line(self, name: str, attributes: str) -> str:
+        """A candidate's line in the prompt."""
+        return f"{name} {attributes}".rstrip()
+
     @abstractmethod
+    def blanks(self, candidates: Sequence[Item]) -> list[Blank]:
+        """What every whole reply consists of; constrained decoding keeps to it."""
+
+    @abstractmethod
+    def fill(self, order: Sequence[int], grades: Sequence[int]) -> list[int]:
+        """The option for each blank: `order` is best first, `grades` (0 … 9) by candidate."""
+
     def write(self, candidates: Sequence[Item], order: Sequence[int], grades: Sequence[int]) -> str:
         """A whole reply: `order` is best first, `grades` (0 … 9) beside `candidates`."""
+        chosen = zip(self.blanks(candidates), self.fill(order, grades), strict=True)
+        return "".join(blank.options[option] for blank, option in chosen)
 
     @abstractmethod
     def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
@@ -62,20 +87,32 @@ class GradesFormat(ReplyFormat):
     Walking down the list needs no memory of what was already named, so that repetition, the
     main fault of small models, has no occasion; the reply takes 3 tokens a candidate. Sorting
     by grade makes the ranking; equal grades keep the order shown.
+
+    A line of the prompt begins with the same word in the same tokens (the space before it is a
+    part of them), and what is known of the item follows at once: a small model finds it by
+    looking for what stood behind that word before.
     """
 
     name = "grades"
     instruction = (
-        "Go through the candidates in the order listed. For each write its first word and, "
-        f"joined to it, a grade from 0 (will not choose it) to {TOP_GRADE} (will choose it)."
+        "For each candidate, in the order listed, write its first word and, joined to it, a "
+        f"grade from 0 (will not choose it) to {TOP_GRADE} (will choose it)."
     )
 
     def names(self, candidates: Sequence[Item]) -> list[str]:
         return [article_last(_unaccented(name)) for name in distinct_names(candidates)]
 
-    def write(self, candidates: Sequence[Item], order: Sequence[int], grades: Sequence[int]) -> str:
-        words = [first_word(name) for name in self.names(candidates)]
-        return " ".join(f"{word}{grade}" for word, grade in zip(words, grades, strict=True))
+    def line(self, name: str, attributes: str) -> str:
+        word = first_word(name)
+        rest = f" ({name})" if name != word else ""
+        return f" {word} {attributes}".rstrip() + rest
+
+    def blanks(self, candidates: Sequence[Item]) -> list[Blank]:
+        words = [Blank((" " + first_word(name),)) for name in self.names(candidates)]
+        return [blank for word in words for blank in (word, Blank(GRADES))]
+
+    def fill(self, order: Sequence[int], grades: Sequence[int]) -> list[int]:
+        return [option for grade in grades for option in (0, grade)]
 
     def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
         names = self.names(candidates)
@@ -115,9 +152,13 @@ class TitlesFormat(ReplyFormat):
     def names(self, candidates: Sequence[Item]) -> list[str]:
         return distinct_names(candidates)
 
-    def write(self, candidates: Sequence[Item], order: Sequence[int], grades: Sequence[int]) -> str:
-        names = self.names(candidates)
-        return "\n".join(f"{rank}. {names[index]}" for rank, index in enumerate(order, start=1))
+    def blanks(self, candidates: Sequence[Item]) -> list[Blank]:
+        titles = Blank(tuple(f" {name}\n" for name in self.names(candidates)), once=True)
+        numbers = [Blank((f"{rank}.",)) for rank in range(1, len(candidates) + 1)]
+        return [blank for number in numbers for blank in (number, titles)]
+
+    def fill(self, order: Sequence[int], grades: Sequence[int]) -> list[int]:
+        return [option for index in order for option in (0, index)]
 
     def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
         names = [_bare(name.casefold()) for name in self.names(candidates)]

@@ -49,9 +49,9 @@ def popularity_level(popularity: int, most_popular: int) -> int:
     return min(9, int(9.99 * (popularity / most_popular) ** 0.5)) if most_popular else 0
 
 
-def describe(name: str, item: Item, attributes: Sequence[str], most_popular: int) -> str:
-    """A prompt's line on one item: its name, then the attributes asked for, in their order."""
-    parts = [name]
+def describe(item: Item, attributes: Sequence[str], most_popular: int) -> str:
+    """What a prompt shows of an item beside its name: the attributes asked for, in their order."""
+    parts = []
     for attribute in attributes:
         if attribute == "year" and item.year is not None:
             parts.append(f"({item.year})")

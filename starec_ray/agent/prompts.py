@@ -16,7 +16,7 @@ REFLECT_SYSTEM = (
     "is known. Between <think> and </think> say in one sentence what was misjudged. Then write "
     "the new preference summary in one sentence that begins with Likes."
 )
-POPULARITY = "The last digit is how popular it is."
+POPULARITY = "The digit of a candidate is how popular it is."
 
 
 class PromptWriter:
@@ -79,12 +79,13 @@ class PromptWriter:
             lines.append("Latest, + liked, - not:")
             shown = [a for a in self.attributes if a != "popularity"]
             for item, liked in memory.history:
-                text = describe(clean(item.title), item, shown, self.most_popular)
-                lines.append(f"{'+' if liked else '-'} {text}")
+                text = describe(item, shown, self.most_popular)
+                lines.append(f"{'+' if liked else '-'} {clean(item.title)} {text}".rstrip())
         return lines
 
     def _line(self, name: str, item: Item) -> str:
-        return describe(name, item, self.attributes, self.most_popular)
+        attributes = describe(item, self.attributes, self.most_popular)
+        return self.reply_format.line(name, attributes)
 
 
 def _messages(system: str, lines: Sequence[str]) -> Messages:

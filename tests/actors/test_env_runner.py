@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.env_runner import VLLMEnvRunner
 from actors.weight_transfer.object_store import ObjectStoreTransfer
+from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.tasks import RankTask, ReflectTask
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError, StaleWeightsError
@@ -67,6 +68,10 @@ def largest_gap(folder, rollouts, temperature: float) -> float:
         prompt, reply = row["prompt_ids"], row["reply_ids"]
         with torch.no_grad():
             logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
+        for place, choices in enumerate(row["choices"] or []):
+            kept = logits[place, choices]
+            logits[place] = -torch.inf
+            logits[place, choices] = kept
         expected = torch.log_softmax(logits / temperature, -1)[range(len(reply)), reply]
         gap = max(gap, (expected - torch.tensor(row["logprobs"])).abs().max().item())
     return gap
@@ -82,6 +87,23 @@ def test_logprobs_are_those_of_the_model_at_the_sampling_temperature(
     assert rollouts["task"].to_pylist() == [0] * 4 + [1] * 4
     assert rollouts["kind"].to_pylist() == ["rank"] * 4 + ["reflect"] * 4
     assert largest_gap(tiny_model, rollouts, temperature) < 1e-4
+
+
+@pytest.mark.parametrize("reply_format", FORMATS)
+def test_constrained_rankings_are_whole_and_their_logprobs_those_of_the_choices(
+    runner, tiny_model, reply_format, monkeypatch
+):
+    monkeypatch.setattr(runner.agent, "constrained", True)
+    monkeypatch.setattr(runner.agent.writer, "reply_format", FORMATS[reply_format])
+    monkeypatch.setattr(runner.config, "max_rank_tokens", 60)
+    runner.load_model(str(tiny_model), version=1)
+    rollouts = runner.sample(TASKS, rollouts=6, temperature=0.7, seed=3, weight_version=1)
+    rankings = rollouts.slice(0, 6)
+    assert rankings["malformed"].to_pylist() == [False] * 6
+    assert len(set(rankings["reply"].to_pylist())) > 1
+    assert set(rankings["finish_reason"].to_pylist()) == {"stop"}
+    assert rollouts["choices"].to_pylist()[6:] == [None] * 6  # reflections are free
+    assert largest_gap(tiny_model, rollouts, 0.7) < 1e-4
 
 
 def test_published_weights_replace_all_of_the_old_ones_and_the_prefix_cache(

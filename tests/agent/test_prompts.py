@@ -43,6 +43,7 @@ def agent(reply_format: str = "grades", window: int = 2048, shown: int = 20) -> 
         max_model_len=window,
         max_rank_tokens=50,
         max_reflect_tokens=40,
+        constrained_decoding=False,
     )
     return Agent.from_config(config, OneCase())  # type: ignore[arg-type]
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -63,6 +64,8 @@ def packed(model: nn.Module, table: pa.Table, budget: int) -> tuple[Tensor, Tens
             tensors["predictors"],
             tensors["targets"],
             torch.full((len(m.targets),), TEMPERATURE),
+            tensors["choice_ids"],
+            tensors["choice_mask"],
         )
         found.append((*scores, tensors["advantages"]))
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
@@ -75,18 +78,42 @@ def plain(model: nn.Module, table: pa.Table) -> tuple[Tensor, Tensor, Tensor]:
         prompt, reply = row["prompt_ids"], torch.tensor(row["reply_ids"])
         ids = torch.cat([torch.tensor(prompt), reply])[None]
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-        distribution = torch.distributions.Categorical(logits=logits / TEMPERATURE)
-        advantages = torch.full((len(reply),), row["advantage"])
-        found.append((distribution.log_prob(reply), distribution.entropy(), advantages))
+        choices = row["choices"] or [range(VOCABULARY)] * len(reply)
+        learned = [i for i, each in enumerate(choices) if len(each) > 1]
+        barred = torch.ones_like(logits, dtype=torch.bool)
+        for i, each in enumerate(choices):
+            barred[i, list(each)] = False
+        logits = logits.masked_fill(barred, -torch.inf)[learned]
+        distribution = torch.distributions.Categorical(
+            logits=logits / TEMPERATURE, validate_args=False
+        )
+        entropy = torch.special.entr(distribution.probs).sum(-1)
+        advantages = torch.full((len(learned),), row["advantage"])
+        found.append((distribution.log_prob(reply[learned]), entropy, advantages))
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
+def with_choices(table: pa.Table, rows: range) -> pa.Table:
+    """The same replies, as if some had been decoded under a constraint."""
+    rng, choices = np.random.default_rng(1), []
+    for i, reply in enumerate(table["reply_ids"].to_pylist()):
+        each = [[t, *rng.choice(VOCABULARY, rng.integers(0, 6)).tolist()] for t in reply]
+        choices.append([sorted(set(ids)) for ids in each] if i in rows else None)
+    place = table.schema.get_field_index("choices")
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(choices, field.type))
+
+
+@pytest.mark.parametrize("constrained", [range(0), range(2, 6), range(7)])
 @pytest.mark.parametrize("budget", [60, 500])
-def test_shared_prefix_scores_and_gradients_equal_plain_rows(model, budget, monkeypatch):
+def test_shared_prefix_scores_and_gradients_equal_plain_rows(
+    model, budget, constrained, monkeypatch
+):
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 7 * VOCABULARY)  # several chunks
     table = make_sequences(
         [("rank", 30, [5, 9, 1, 7]), ("reflect", 12, [15, 11]), ("rank", 3, [8])]
     )
+    table = with_choices(table, constrained)
     # By advantage, for packing changes the order.
     order = torch.argsort(plain(model, table)[2], stable=True)
     expected, expected_entropy, advantages = (t[order] for t in plain(model, table))

@@ -1,0 +1,77 @@
+"""What the fields of a configuration may hold, told before anything starts."""
+
+from collections.abc import Collection
+from typing import Any
+
+from starec_ray.agent.formats import FORMATS
+from starec_ray.agent.item_text import ATTRIBUTES
+from starec_ray.errors import ConfigError
+from starec_ray.rewards import REWARD_SHAPES
+
+ONE_OF: dict[str, Collection] = {
+    "reply_format": FORMATS,
+    "reward_shape": REWARD_SHAPES,
+    "zero_stage": (1, 2, 3),
+    "dtype": ("auto", "float32", "bfloat16"),
+}
+POSITIVE = (
+    "group_size",
+    "cases_per_iteration",
+    "temperature",
+    "lr",
+    "anchor_lr",
+    "num_reward_actors",
+    "micro_batch_tokens",
+    "max_model_len",
+    "max_rank_tokens",
+    "max_reflect_tokens",
+    "anchor_batch_size",
+    "anchor_updates_per_iteration",
+    "grad_clip",
+    "start_timeout_s",
+    "sample_timeout_s",
+    "update_timeout_s",
+    "reward_timeout_s",
+    "transfer_timeout_s",
+    "kv_cache_gib",
+    "max_num_seqs",
+)
+NOT_NEGATIVE = ("kl_coeff", "weight_decay", "warmup_steps", "anchor_epochs", "num_traces")
+SHARES = ("reflect_share", "reflect_trace_share", "gpu_memory_utilization")
+
+
+def check_fields(config: Any) -> None:
+    """Checks every field of this system.
+
+    Raises:
+        ConfigError: names the field, its value, and what it may be.
+    """
+    for field, allowed in ONE_OF.items():
+        if getattr(config, field) not in allowed:
+            raise _wrong(config, field, f"it may be one of: {', '.join(map(str, allowed))}")
+    for field in POSITIVE:
+        if not getattr(config, field) > 0:
+            raise _wrong(config, field, "it must be above 0.")
+    for field in NOT_NEGATIVE:
+        if getattr(config, field) < 0:
+            raise _wrong(config, field, "it can't be negative.")
+    for field in SHARES:
+        if not 0 <= getattr(config, field) <= 1:
+            raise _wrong(config, field, "it must lie in 0 … 1.")
+    unknown = set(config.item_attributes) - set(ATTRIBUTES)
+    if unknown:
+        raise ConfigError(
+            f"item_attributes has {', '.join(sorted(unknown))}; it may hold: "
+            + ", ".join(ATTRIBUTES)
+        )
+    if config.num_env_runners < 1 and not config.in_evaluation:
+        raise ConfigError("num_env_runners is 0; sampling needs at least one engine.")
+    if config.constrained_decoding and config.think_before_ranking:
+        raise ConfigError(
+            "constrained_decoding leaves no room for a rationale: set think_before_ranking to "
+            "false, or decode freely."
+        )
+
+
+def _wrong(config: Any, field: str, may_be: str) -> ConfigError:
+    return ConfigError(f"{field} is {getattr(config, field)!r}; {may_be}")
