@@ -60,7 +60,7 @@ def write_template_traces(
     A reflection follows the teacher's own ranking of the case, after that was scored.
     """
     dataset = agent.dataset
-    teacher = TemplateTeacher(dataset, popularity_weight)
+    teacher = TemplateTeacher(dataset, agent.writer.attributes, popularity_weight)
     rng = np.random.default_rng(seed)
     case_ids = [str(c) for c in rng.permutation(np.array(dataset.case_ids("train"), dtype=object))]
     num_reflect = round(num_traces * reflect_share)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from starec_ray.agent.formats import TOP_GRADE, grades_of
+from starec_ray.agent.formats import TOP_GRADE
 from starec_ray.agent.item_text import clean, popularity_level
 from starec_ray.agent.memory import digest
 from starec_ray.agent.tasks import RankTask, ReflectTask
@@ -18,23 +18,34 @@ from starec_ray.data.dataset import Case, Dataset, Item
 
 YEARS_TO_FORGET = 6.0  # likeness of two items falls by e for so many years between them
 RECENT = 10
+CASES_TO_CALIBRATE = 200
 
 
 class TemplateTeacher:
     """Answers tasks with templates.
 
+    Grades are absolute: each is given to a tenth of the candidates of all training cases, so
+    that a grade says what its item is worth, whatever it stands beside.
+
     Args:
         dataset: cases of training users.
+        attributes: of `item_text.ATTRIBUTES`, what the student is shown of an item.
         popularity_weight: how much an item's popularity level (0 … 9, as a share) counts beside
             its likeness (0 … 1) to the recent history.
     """
 
     name = "template"
 
-    def __init__(self, dataset: Dataset, popularity_weight: float) -> None:
+    def __init__(
+        self, dataset: Dataset, attributes: Sequence[str], popularity_weight: float
+    ) -> None:
         self.dataset = dataset
+        self.attributes = frozenset(attributes)
         self.popularity_weight = popularity_weight
         self.most_popular = max((i.popularity for i in dataset.items.values()), default=0)
+        sample = dataset.case_ids("train")[:CASES_TO_CALIBRATE]
+        scores = [score for case_id in sample for score in self._scores(dataset.case(case_id))]
+        self._bounds = np.quantile(scores or [0.0], np.arange(1, TOP_GRADE + 1) / (TOP_GRADE + 1))
 
     def rank(self, task: RankTask) -> dict[str, Any]:
         """The rank trace's own columns: rationale, ranking (item ids), grades (0 … 9)."""
@@ -45,7 +56,7 @@ class TemplateTeacher:
         return {
             "rationale": f"{clean(best.title)} is closest to the latest: {_traits(best)}.",
             "ranking": [case.candidates[index].item_id for index in order],
-            "grades": grades_of(order),
+            "grades": np.searchsorted(self._bounds, scores, side="right").tolist(),
         }
 
     def reflect(self, task: ReflectTask) -> dict[str, Any]:
@@ -65,7 +76,7 @@ class TemplateTeacher:
     def _scores(self, case: Case) -> list[float]:
         recent = [item for item, liked in case.history if liked][-RECENT:]
         return [
-            likeness(candidate, recent)
+            likeness(candidate, recent, self.attributes)
             + self.popularity_weight
             * popularity_level(candidate.popularity, self.most_popular)
             / TOP_GRADE
@@ -73,17 +84,24 @@ class TemplateTeacher:
         ]
 
 
-def likeness(item: Item, others: Sequence[Item]) -> float:
-    """Mean likeness, 0 … 1: shared tags and people (Jaccard), and closeness in years."""
-    if not others:
-        return 0.0
-    total = 0.0
+def likeness(item: Item, others: Sequence[Item], attributes: frozenset[str]) -> float:
+    """Mean likeness, 0 … 1, by those of the attributes tags, people and year that are asked for.
+
+    Tags and people count by what is shared (Jaccard), years by closeness.
+    """
+    parts: list[float] = []
     for other in others:
-        mine, theirs = {*item.tags, *item.people}, {*other.tags, *other.people}
-        total += len(mine & theirs) / len(mine | theirs) if mine | theirs else 0.0
-        if item.year is not None and other.year is not None:
-            total += float(np.exp(-abs(item.year - other.year) / YEARS_TO_FORGET))
-    return total / (2 * len(others))
+        if attributes & {"tags", "people"}:
+            mine, theirs = _labels(item, attributes), _labels(other, attributes)
+            parts.append(len(mine & theirs) / len(mine | theirs) if mine | theirs else 0.0)
+        if "year" in attributes and item.year is not None and other.year is not None:
+            parts.append(float(np.exp(-abs(item.year - other.year) / YEARS_TO_FORGET)))
+    return sum(parts) / len(parts) if parts else 0.0
+
+
+def _labels(item: Item, attributes: frozenset[str]) -> set[str]:
+    tags = item.tags if "tags" in attributes else ()
+    return {*tags, *(item.people if "people" in attributes else ())}
 
 
 def _traits(item: Item) -> str:
