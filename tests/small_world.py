@@ -50,7 +50,8 @@ def write_small_world(folder: Path, users: int = 24) -> Path:
 
 
 def write_random_traces(path: Path, agent: Agent, n: int, seed: int = 0) -> Path:
-    """Rank traces whose grades are random: they teach the format and nothing else."""
+    """Traces that teach the formats and nothing else: three of four rank at random, the others
+    reflect and leave the same summary always."""
     import pyarrow.parquet as pq
 
     rng = np.random.default_rng(seed)
@@ -58,19 +59,21 @@ def write_random_traces(path: Path, agent: Agent, n: int, seed: int = 0) -> Path
     rows = []
     for number in range(n):
         case_id = case_ids[number % len(case_ids)]
-        order = rng.permutation(len(NAMES))
-        rows.append(
-            {
-                "trace_id": str(number),
-                "kind": "rank",
-                "case_id": case_id,
-                "teacher": "chance",
-                "summary_before": agent.initial_summary(case_id),
-                "rationale": "",
-                "ranking": [str(i) for i in order],
-                "grades": [int(g) for g in rng.integers(0, 10, len(NAMES))],
-            }
-        )
+        ranking = [str(i) for i in rng.permutation(len(NAMES))]
+        row = {
+            "trace_id": str(number),
+            "case_id": case_id,
+            "teacher": "chance",
+            "summary_before": agent.initial_summary(case_id),
+            "rationale": "",
+        }
+        if number % 4:
+            grades = rng.integers(0, 10, len(NAMES)).tolist()
+            row |= {"kind": "rank", "ranking": ranking, "grades": grades}
+        else:
+            row |= {"kind": "reflect", "predicted": ranking, "chosen": TARGET}
+            row["summary"] = "Likes Alpha."
+        rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows, schema=TRACES), path)
     return path
 
