@@ -37,7 +37,8 @@ class RewardActor(FaultAwareApply):
                 malformed: a malformed ranking has a rank, but earns the malformed reward.
 
         Raises:
-            DataError: for a case that the data folder has no target of.
+            DataError: for a case that the data folder has no target of, and for a ranking
+                without it.
         """
         case_ids = rankings.column("case_id").to_pylist()
         unknown = [case_id for case_id in case_ids if case_id not in self._targets]
@@ -47,16 +48,14 @@ class RewardActor(FaultAwareApply):
                 "the reward actors read another data folder than the cases come from."
             )
         chosen = [self._targets[case_id] for case_id in case_ids]
-        ranks = np.fromiter(
-            (
-                ranking.index(target) + 1
-                for ranking, target in zip(
-                    rankings.column("ranking").to_pylist(), chosen, strict=True
+        ranks = np.zeros(len(chosen), np.int16)
+        for row, ranking in enumerate(rankings.column("ranking").to_pylist()):
+            if chosen[row] not in ranking:
+                raise DataError(
+                    f"the ranking of case {case_ids[row]!r} lacks its target: its candidates "
+                    "aren't those of this data folder."
                 )
-            ),
-            dtype=np.int16,
-            count=len(chosen),
-        )
+            ranks[row] = ranking.index(chosen[row]) + 1
         malformed = rankings.column("malformed").to_numpy(zero_copy_only=False)
         rewards = self._reward(np.where(malformed, 0, ranks))
         return pa.table([case_ids, rewards, ranks, chosen], schema=SCORES)

@@ -6,10 +6,12 @@ import shutil
 import signal
 
 import pytest
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
 from starec_ray.cli.rollouts import select
+from starec_ray.errors import ConfigError
 from starec_ray.evaluation.run import evaluate_run
 from starec_ray.recipe import Recipe, build
 from starec_ray.run_dir import RunDir
@@ -66,8 +68,6 @@ def traces(small_world, tiny_model, tmp_path_factory):
 def test_training_raises_the_reward_over_the_untrained_policy(
     zero_stage, small_world, tiny_model, traces, tmp_path, ray_cluster, capsys
 ):
-    from rich.console import Console
-
     console = Console(width=160)
     recipe = tiny_recipe(small_world, tiny_model, traces, learners={"zero_stage": zero_stage})
     run = train(recipe, tmp_path / "run", console)
@@ -107,8 +107,6 @@ def test_training_raises_the_reward_over_the_untrained_policy(
 
 
 def test_a_saved_run_is_evaluated_on_its_own(small_world, tiny_model, tmp_path, ray_cluster):
-    from rich.console import Console
-
     sections = {"run": {"evaluate_slow_thinking": False, "evaluation_cases": 4}}
     recipe = tiny_recipe(small_world, tiny_model, "none", **sections)
     run = RunDir(tmp_path)
@@ -147,8 +145,6 @@ def test_a_killed_env_runner_comes_back_and_a_saved_run_goes_on_where_it_was(
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(small_world, tiny_model, capsys):
-    from rich.console import Console
-
     from starec_ray.plan import print_plan
 
     print_plan(tiny_recipe(small_world, tiny_model, "none"), Console(width=200))
@@ -156,9 +152,17 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(small_world, tiny_model, c
     assert "vLLM env runner" in out and "DeepSpeed learner (ZeRO-2)" in out and "GiB" in out
 
 
-def test_a_run_folder_in_use_is_refused(tmp_path):
-    from starec_ray.errors import ConfigError
+def test_a_second_run_into_the_same_folder_is_refused_before_anything_starts(
+    small_world, tiny_model, tmp_path
+):
+    run = RunDir(tmp_path)
+    run.append_metrics({"iteration": 1})
+    with pytest.raises(ConfigError, match=r"holds a run already.*--overwrite"):
+        train(tiny_recipe(small_world, tiny_model, "none"), tmp_path, Console())
+    assert run.read_metrics() == [{"iteration": 1}]
 
+
+def test_a_run_folder_in_use_is_refused(tmp_path):
     run = RunDir(tmp_path)
     with run.lock(), pytest.raises(ConfigError, match="in use by process"), RunDir(tmp_path).lock():
         pass

@@ -2,6 +2,7 @@
 newest version without any group to join."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,60 +13,52 @@ from torch import Tensor
 
 from actors.weight_transfer.base import WeightTransfer
 
-ALIGNMENT = 64  # bytes; a tensor's view of the buffer must begin where its dtype may begin
 READ_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Packed:
-    """One tensor's place in the buffer: Hugging Face name, dtype, shape, offset in bytes."""
+class Layout:
+    """What the bytes of one tensor mean: Hugging Face name, dtype, shape."""
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    offset: int
 
 
 @dataclass(frozen=True)
 class ObjectStoreTicket:
-    """A version in the object store: one buffer, uint8 [bytes], and where each tensor lies."""
+    """A version in the object store: uint8 [bytes] for each tensor, in the order of `index`."""
 
     version: int
-    buffer: ray.ObjectRef
-    index: tuple[Packed, ...]
+    buffers: ray.ObjectRef
+    index: tuple[Layout, ...]
     seconds: dict[str, float]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Views of the shared buffer: no copy is made, and none may be written to."""
-        shared = ray.get(self.buffer, timeout=READ_TIMEOUT_S)
-        # Not writable by design: vLLM copies out of it.
-        whole = torch.frombuffer(shared, dtype=torch.uint8)
-        for entry in self.index:
-            count = int(np.prod(entry.shape, dtype=np.int64)) * entry.dtype.itemsize
-            piece = whole[entry.offset : entry.offset + count]
-            yield entry.name, piece.view(entry.dtype).view(entry.shape)
+        """Views of shared memory: no copy is made, and none may be written to."""
+        buffers = ray.get(self.buffers, timeout=READ_TIMEOUT_S)
+        for layout, buffer in zip(self.index, buffers, strict=True):
+            with warnings.catch_warnings():
+                # Not writable by design: vLLM copies out of it.
+                warnings.filterwarnings("ignore", message=".*not writable")
+                flat = torch.from_numpy(buffer)
+            yield layout.name, flat.view(layout.dtype).view(layout.shape)
 
 
 class ObjectStoreTransfer(WeightTransfer):
-    """Packs all tensors in one pass into one buffer, put once; every runner reads the same."""
+    """Copies each tensor once and puts all of them as one object, which every runner reads."""
 
     def publish(
         self, named_tensors: Iterator[tuple[str, Tensor]], version: int
     ) -> ObjectStoreTicket:
         start = time.perf_counter()
-        pieces: list[np.ndarray] = []
-        index: list[Packed] = []
-        offset = 0
+        buffers: list[np.ndarray] = []
+        index: list[Layout] = []
         for name, tensor in named_tensors:
             flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
-            index.append(Packed(name, tensor.dtype, tuple(tensor.shape), offset))
-            size = -(-flat.numel() // ALIGNMENT) * ALIGNMENT
-            piece = np.empty(size, np.uint8)
-            piece[: flat.numel()] = flat.numpy()
-            pieces.append(piece)
-            offset += size
-        buffer = np.concatenate(pieces)
+            buffers.append(flat.numpy().copy())
+            index.append(Layout(name, tensor.dtype, tuple(tensor.shape)))
         gathered = time.perf_counter()
-        reference = ray.put(buffer)
+        reference = ray.put(buffers)
         seconds = {"gather": gathered - start, "put": time.perf_counter() - gathered}
         return ObjectStoreTicket(version, reference, tuple(index), seconds)

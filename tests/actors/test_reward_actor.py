@@ -43,6 +43,11 @@ def test_a_case_without_a_target_is_named(small_world):
         RewardActor(str(small_world), "tiers").score(rankings(["nobody/7"]))
 
 
+def test_a_ranking_without_its_target_is_named(small_world):
+    with pytest.raises(DataError, match="'u0/0' lacks its target"):
+        RewardActor(str(small_world), "tiers").score(rankings(["u0/0"], order="012"))
+
+
 @pytest.mark.engine
 def test_a_request_is_shared_out_and_comes_back_in_order(small_world, ray_cluster):
     group = RewardGroup(str(small_world), "tiers", num_actors=3, timeout_s=60.0)
