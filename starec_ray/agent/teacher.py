@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starec_ray.agent.formats import TOP_GRADE
 from starec_ray.agent.item_text import clean, popularity_level
@@ -24,8 +25,9 @@ CASES_TO_CALIBRATE = 200
 class TemplateTeacher:
     """Answers tasks with templates.
 
-    Grades are absolute: each is given to a tenth of the candidates of all training cases, so
-    that a grade says what its item is worth, whatever it stands beside.
+    Grades are absolute, so that a grade says what its item is worth, whatever it stands beside:
+    over the candidates of all training cases each is given as often as it occurs as a popularity
+    level, where those are shown (an average item's grade is then its level), else equally often.
 
     Args:
         dataset: cases of training users.
@@ -43,9 +45,7 @@ class TemplateTeacher:
         self.attributes = frozenset(attributes)
         self.popularity_weight = popularity_weight
         self.most_popular = max((i.popularity for i in dataset.items.values()), default=0)
-        sample = dataset.case_ids("train")[:CASES_TO_CALIBRATE]
-        scores = [score for case_id in sample for score in self._scores(dataset.case(case_id))]
-        self._bounds = np.quantile(scores or [0.0], np.arange(1, TOP_GRADE + 1) / (TOP_GRADE + 1))
+        self._bounds = self._calibrate()
 
     def rank(self, task: RankTask) -> dict[str, Any]:
         """The rank trace's own columns: rationale, ranking (item ids), grades (0 … 9)."""
@@ -56,7 +56,7 @@ class TemplateTeacher:
         return {
             "rationale": f"{clean(best.title)} is closest to the latest: {_traits(best)}.",
             "ranking": [case.candidates[index].item_id for index in order],
-            "grades": np.searchsorted(self._bounds, scores, side="right").tolist(),
+            "grades": np.searchsorted(self._bounds, scores).tolist(),
         }
 
     def reflect(self, task: ReflectTask) -> dict[str, Any]:
@@ -77,11 +77,23 @@ class TemplateTeacher:
         recent = [item for item, liked in case.history if liked][-RECENT:]
         return [
             likeness(candidate, recent, self.attributes)
-            + self.popularity_weight
-            * popularity_level(candidate.popularity, self.most_popular)
-            / TOP_GRADE
+            + self.popularity_weight * self._level(candidate) / TOP_GRADE
             for candidate in case.candidates
         ]
+
+    def _level(self, item: Item) -> int:
+        return popularity_level(item.popularity, self.most_popular)
+
+    def _calibrate(self) -> NDArray[np.float64]:
+        """The highest score of each grade but the top one: float64 [TOP_GRADE], ascending."""
+        sample = self.dataset.case_ids("train")[:CASES_TO_CALIBRATE]
+        cases = [self.dataset.case(case_id) for case_id in sample]
+        shares = np.arange(1, TOP_GRADE + 1) / (TOP_GRADE + 1)
+        if "popularity" in self.attributes:
+            levels = [self._level(item) for case in cases for item in case.candidates]
+            shares = np.array([np.mean(np.array(levels) <= k) for k in range(TOP_GRADE)])
+        scores = [score for case in cases for score in self._scores(case)]
+        return np.quantile(scores, shares, method="inverted_cdf")
 
 
 def likeness(item: Item, others: Sequence[Item], attributes: frozenset[str]) -> float:
