@@ -70,6 +70,12 @@ def prepare(
             "negatives", "Candidates beside the target, items that the user never touched."
         ),
     ] = None,
+    train_negatives: Annotated[
+        int | None,
+        typer.Option(
+            help="The same for training users; fewer make training faster. Default: as many."
+        ),
+    ] = None,
     rounds: Annotated[
         int | None,
         _protocol_option("rounds", "Consecutive cases of each user; the last is evaluated."),
@@ -108,6 +114,7 @@ def prepare(
             validation_users=validation_users,
             test_users=test_users,
             negatives=negatives,
+            train_negatives=train_negatives,
             rounds=rounds,
             seed=seed,
         )

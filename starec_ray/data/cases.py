@@ -124,6 +124,7 @@ def _cut(
     rows: dict[str, list[Any]] = {field.name: [] for field in schemas.CASES}
     target_ids: list[str] = []
     for split in SPLITS:
+        count = protocol.negatives_of(split)
         for user in splits[split].tolist():
             # What the user ever touched, filtered out later or not, is no negative.
             touched = whole.item[touched_starts[user] : touched_starts[user + 1]]
@@ -131,12 +132,12 @@ def _cut(
                 last = round_ == protocol.rounds - 1
                 rng = np.random.default_rng([protocol.seed, user, round_])
                 block = protocol.rounds - 1 - round_
-                negatives = draw.draw(rng, users[user], touched, protocol.negatives, block)
+                negatives = draw.draw(rng, users[user], touched, count, block)
                 if negatives is None:
                     raise DataError(
                         f"user {users[user]!r} left too few items of the catalog untouched for "
-                        f"{protocol.negatives} negatives that differ in title or year: lower "
-                        "--negatives."
+                        f"{count} negatives that differ in title or year: lower --negatives "
+                        "or --train-negatives."
                     )
                 candidates = rng.permutation(np.append(negatives, log.item[row]))
                 first = max(starts[user], row - protocol.max_history)

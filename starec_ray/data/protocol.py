@@ -45,17 +45,28 @@ class Protocol:
     test_users: int = 1000
     # Random items beside the target in each case's candidates.
     negatives: int = 19
+    # The same in the cases of training users; None: as many. Fewer make shorter prompts, and what
+    # an agent learns of an item it can use in longer lists.
+    train_negatives: int | None = None
     # Consecutive cases of each user; the last is the leave-one-out case.
     rounds: int = 2
     # Everything random follows from it.
     seed: int = 0
 
     def __post_init__(self) -> None:
-        lowest = {"max_history": 1, "negatives": 1, "rounds": 1}
+        lowest = {"max_history": 1, "negatives": 1, "train_negatives": 1, "rounds": 1}
         for name, value in asdict(self).items():
-            if name != "positive_above" and value < lowest.get(name, 0):
+            if name == "positive_above" or value is None:
+                continue
+            if value < lowest.get(name, 0):
                 raise DataError(f"{name} is {value}, must be at least {lowest.get(name, 0)}.")
         if self.rounds > 127:
             raise DataError(f"rounds is {self.rounds}, must be at most 127.")
         if self.train_users + self.validation_users + self.test_users == 0:
             raise DataError("train_users, validation_users and test_users are all 0.")
+
+    def negatives_of(self, split: str) -> int:
+        """Negatives in a case of this split."""
+        if split == "train" and self.train_negatives is not None:
+            return self.train_negatives
+        return self.negatives

@@ -1,5 +1,7 @@
 """The protocol's invariants, over raw data of every shape that Hypothesis finds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -225,9 +227,28 @@ def test_negatives_are_uniform_over_the_untouched_items():
     assert counts.min() > 45 and counts.max() < 115
 
 
+def test_fewer_negatives_for_training_users_leave_the_other_cases_as_they_are():
+    usual = Protocol(
+        min_user_interactions=1, min_item_interactions=1, train_users=4, validation_users=2,
+        test_users=3, negatives=5,
+    )  # fmt: skip
+    raw = raw_data(log_of(30, 4))
+    cases = make_cases(raw, usual, silent).tables["cases"].to_pylist()
+    fewer = replace(usual, train_negatives=2)
+    for before, after in zip(
+        cases, make_cases(raw, fewer, silent).tables["cases"].to_pylist(), strict=True
+    ):
+        if before["split"] == "train":
+            assert len(after["candidates"]) == 3 and len(before["candidates"]) == 6
+        else:
+            assert after == before
+
+
 def test_unusable_parameters_are_refused():
     with pytest.raises(DataError, match="negatives is 0, must be at least 1"):
         Protocol(negatives=0)
+    with pytest.raises(DataError, match="train_negatives is 0, must be at least 1"):
+        Protocol(train_negatives=0)
     with pytest.raises(DataError, match="train_users, validation_users and test_users are all 0"):
         Protocol(train_users=0, validation_users=0, test_users=0)
 
