@@ -6,17 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from starec_ray.errors import ConfigError, STARecError
-from starec_ray.host_memory import keep_freed_memory
 
 REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`
 
 
 def start_engine(config: Any) -> Any:
-    """A `vllm.LLM` by the settings of `config`, in this process.
-
-    Raises:
-        ConfigError: if the tokenizer has no chat template.
-    """
+    """A `vllm.LLM` by the settings of `config`, in this process."""
     on_gpu = config.num_gpus_per_env_runner > 0
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -25,7 +20,6 @@ def start_engine(config: Any) -> Any:
         "tensor_parallel_size": config.tensor_parallel_size,
     }
     if not on_gpu:
-        keep_freed_memory()
         threads = str(max(1, int(config.num_cpus_per_env_runner)))
         # Ray gives actors one thread; vLLM would pin its own to the same first cores in every
         # actor of a machine. Both must be set before vLLM is imported.
@@ -39,7 +33,7 @@ def start_engine(config: Any) -> Any:
         torch.set_num_threads(int(threads))
     from vllm import LLM
 
-    llm = LLM(
+    return LLM(
         config.model_path,
         dtype=config.dtype,
         max_model_len=config.max_model_len,
@@ -53,13 +47,6 @@ def start_engine(config: Any) -> Any:
         disable_log_stats=True,
         **settings,
     )
-    tokenizer: Any = llm.get_tokenizer()
-    if tokenizer.chat_template is None:
-        raise ConfigError(
-            f"the tokenizer of {config.model_path} has no chat template; take an instruct model, "
-            "or add a template to its tokenizer_config.json."
-        )
-    return llm
 
 
 def replace_weights(llm: Any, named_tensors: Iterator[tuple[str, Any]]) -> None:

@@ -82,6 +82,12 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         prompts = [self.agent.prompt(task, self._count_tokens) for task in tasks]
         token_ids = [prompt_ids(self.tokenizer, prompt.messages) for prompt in prompts]
         forms = [self.agent.reply_form(task, self.tokenizer) for task in tasks]
+        longest = max((form.longest for form in forms if form), default=0)
+        if longest > self.config.max_rank_tokens:
+            raise ConfigError(
+                f"max_rank_tokens is {self.config.max_rank_tokens}, but a whole ranking takes up "
+                f"to {longest} tokens here: raise it."
+            )
         torch.manual_seed(seed)
         answers = self.llm.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in token_ids],
@@ -93,7 +99,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                     # vLLM adds the rollout's number: no two rollouts draw alike.
                     seed=(seed + number) * rollouts if self._seeds_each_request else None,
                     logprobs=0,  # the sampled token's alone
-                    extra_args=form and {REPLY_FORM: form.plain()},
+                    extra_args={REPLY_FORM: form.plain()} if form else None,
                 )
                 for number, (task, form) in enumerate(zip(tasks, forms, strict=True))
             ],
@@ -165,7 +171,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             "logprobs": [
                 step[token].logprob for token, step in zip(reply_ids, answer.logprobs, strict=True)
             ],
-            "choices": form and form.choices(reply_ids),
+            "choices": form.choices(reply_ids) if form else None,
         }
 
     # --- RLlib's duties ----------------------------------------------------------------------

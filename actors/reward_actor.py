@@ -1,16 +1,18 @@
 """Reward actors: the only keepers of the held-out targets."""
 
+import contextlib
 import time
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorManager
 
 from starec_ray.data.dataset import load_targets
-from starec_ray.errors import DataError, DeadlineError
+from starec_ray.errors import DataError, DeadlineError, STARecError
 from starec_ray.rewards import REWARD_SHAPES
 from starec_ray.schemas import SCORES
 
@@ -60,6 +62,10 @@ class RewardActor(FaultAwareApply):
         rewards = self._reward(np.where(malformed, 0, ranks))
         return pa.table([case_ids, rewards, ranks, chosen], schema=SCORES)
 
+    def memory(self) -> float:
+        """Resident bytes of this process."""
+        return float(psutil.Process().memory_info().rss)
+
 
 class RewardGroup:
     """Driver side of the reward actors: a share of each request for each, with a deadline.
@@ -107,7 +113,9 @@ class RewardGroup:
                 try:
                     answers[number] = ray.get(ref, timeout=max(0.1, deadline - time.monotonic()))
                 except RayTaskError as error:
-                    raise error.as_instanceof_cause() from error
+                    if isinstance(error.cause, STARecError):
+                        raise error.cause from error
+                    raise
                 except RayActorError as error:
                     cause = f"reward actor {actor_id}: {error}"
                     self._manager.set_actor_state(actor_id, False)
@@ -119,6 +127,16 @@ class RewardGroup:
                         f"within {self._timeout_s:.0f} s; before that: {cause}"
                     ) from error
         return pa.concat_tables([answers[number] for number in range(len(shares))])
+
+    def memory(self) -> dict[str, float]:
+        """Resident bytes of each actor that answers, by name."""
+        refs = {actor.memory.remote(): number for number, actor in enumerate(self.actors)}
+        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=PING_TIMEOUT_S)
+        found = {}
+        for ref in ready:
+            with contextlib.suppress(RayActorError):
+                found[f"reward_actor_{refs[ref]}"] = ray.get(ref)
+        return found
 
     def stop(self) -> None:
         """Ends the actors."""

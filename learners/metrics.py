@@ -51,8 +51,9 @@ class BatchStats:
             "tokens": float(batch.tokens),
         }
         if policy_tokens := sum(counts) - batch.component_tokens["anchor"]:
+            if kl_coeff:
+                metrics["kl"] = sum(kls) / policy_tokens
             metrics |= {
-                "kl": sum(kls) / policy_tokens,
                 "ratio_mean": ratio / policy_tokens,
                 "ratio_max": self.ratio_max.item(),
                 "clip_fraction": clipped / policy_tokens,

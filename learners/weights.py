@@ -37,7 +37,6 @@ def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreT
         raise ConfigError(f"Can't load the model at {config.model_path!r}: {error}") from error
     finally:
         del zero3
-    model.config.use_cache = False
     if config.zero_stage == 3:
         _restore_rotary_frequencies(model)
     for module in model.modules():
@@ -126,6 +125,7 @@ class _ShardWriter:
         file = f"model-{len(self.files) + 1:05d}.safetensors"
         shard = self.shards.pop()
         save_file(shard, self.folder / file, metadata={"format": "pt"})
+        (self.folder / file).chmod(0o644)  # a server may run as another user
         self.weight_map |= dict.fromkeys(shard, file)
         self.files.append(file)
         self.shards.append({})

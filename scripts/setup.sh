@@ -20,6 +20,7 @@ command -v "$PYTHON" >/dev/null || { echo "$PYTHON isn't on the PATH: install Py
 stamp=.venv/installed-$VARIANT-$(cat pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16)
 [ -f "$stamp" ] && exit 0
 
+rm -f .venv/installed-*  # another variant's packages are replaced
 echo "installing the $VARIANT variant into .venv (some minutes, once)"
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade pip

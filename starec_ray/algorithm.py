@@ -7,7 +7,7 @@ GRPO iteration of stage two: rank, feedback, reflect, rank again, update.
 import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.rllib.algorithms.algorithm import Algorithm
 from transformers import AutoTokenizer
 
@@ -22,14 +23,18 @@ from actors.reward_actor import RewardGroup
 from actors.weight_transfer.object_store import ObjectStoreTransfer
 from starec_ray import sequences
 from starec_ray.agent.agent import Agent
-from starec_ray.agent.tasks import RankTask
+from starec_ray.agent.tasks import RankTask, Task
 from starec_ray.case_order import CaseOrder
 from starec_ray.config import STARecConfig
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import ConfigError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.learner_calls import LearnerCalls
-from starec_ray.reflection import follow_up_tasks, reflect_tasks, reflection_rewards
+from starec_ray.reflection import (
+    follow_up_tasks,
+    reflect_tasks,
+    reflection_rewards,
+    revealed,
+)
 from starec_ray.report import rollout_report
 from starec_ray.rewards import group_advantages
 from starec_ray.sampling import RunnerPool
@@ -50,20 +55,14 @@ class STARec(Algorithm):
 
     def setup(self, config: STARecConfig) -> None:  # type: ignore[override]
         """Starts env runners and learners (RLlib), reward actors, and the driver's own parts."""
-        if not hasattr(self.config, "model_path"):
-            self.config = self.config.copy(copy_frozen=False).resolve()
-            self.config.freeze()
+        self.config = self.config.copy(copy_frozen=False).resolve()
+        self.config.freeze()
         super().setup(self.config)
         config = self.config
         assert self.env_runner_group and self.learner_group
         self.dataset = Dataset.load(config.data_path)
         self.agent = Agent.from_config(config, self.dataset)
         self.tokenizer = AutoTokenizer.from_pretrained(config.model_path)
-        if self.tokenizer.chat_template is None:
-            raise ConfigError(
-                f"the tokenizer of {config.model_name} has no chat template; take an instruct "
-                "model, or add a template to its tokenizer_config.json."
-            )
         self.runners = RunnerPool(
             self.env_runner_group,
             config.sample_timeout_s,
@@ -127,24 +126,21 @@ class STARec(Algorithm):
             RankTask(case_id, self.agent.initial_summary(case_id))
             for case_id in self.cases.take(config.cases_per_iteration)
         ]
-        with self._timed("rank"):
-            ranked = self._sample(tasks, config.group_size, seed)
+        ranked = self._sample("rank", tasks, config.group_size, seed)
         with self._timed("score"):
             scores = self.reward_group.score(ranked)
         rewards = scores.column("reward").to_numpy()
         advantages = group_advantages(rewards, ranked.column("task").to_numpy())
         batch = [sequences.from_rollouts("rank", ranked, advantages, first_group=0)]
-        report = rollout_report("rank", ranked, rewards, advantages)
+        ranks = scores.column("target_rank").to_numpy()
+        report = rollout_report("rank", ranked, rewards, advantages, ranks)
         kept = [_scored(ranked, scores, advantages, "rank")]
 
         reflecting = reflect_tasks(tasks, ranked, scores, self.dataset, config.reflect_share, seed)
         if reflecting:
-            with self._timed("reflect"):
-                reflected = self._sample(reflecting, config.group_size, seed + SEED_STEP)
-            with self._timed("rank_again"):
-                followed = self._sample(
-                    follow_up_tasks(reflected, self.dataset), 1, seed + 2 * SEED_STEP
-                )
+            reflected = self._sample("reflect", reflecting, config.group_size, seed + SEED_STEP)
+            follow_ups = follow_up_tasks(reflected, self.dataset)
+            followed = self._sample("rank_again", follow_ups, 1, seed + 2 * SEED_STEP)
             with self._timed("score"):
                 follow_scores = self.reward_group.score(followed)
             rewards = reflection_rewards(reflected, follow_scores)
@@ -154,9 +150,10 @@ class STARec(Algorithm):
             )
             report |= rollout_report("reflect", reflected, rewards, advantages)
             follow_rewards = follow_scores.column("reward").to_numpy()
-            report |= rollout_report("rank_again", followed, follow_rewards, None)
+            ranks = follow_scores.column("target_rank").to_numpy()
+            report |= rollout_report("rank_again", followed, follow_rewards, None, ranks)
             kept += [
-                _scored(reflected, follow_scores, advantages, "reflect", rewards),
+                _scored(reflected, revealed(reflecting, reflected), advantages, "reflect", rewards),
                 _scored(followed, follow_scores, np.zeros(len(followed)), "rank_again"),
             ]
 
@@ -177,7 +174,9 @@ class STARec(Algorithm):
         """The anchor's traces: those given, else the template teacher's."""
         config = self.config
         if config.traces_path:
-            return read_traces(config.traces_path, self.agent).slice(0, config.num_traces)
+            table = read_traces(config.traces_path, self.agent)
+            order = np.random.default_rng(config.seed).permutation(len(table))
+            return table.take(order[: config.num_traces])
         return write_template_traces(
             self.agent,
             self.reward_group.score,
@@ -207,13 +206,19 @@ class STARec(Algorithm):
     def _trace_sequences(self) -> pa.Table:
         return sequences.from_traces(self.traces, self.agent, self.tokenizer)
 
-    def _sample(self, tasks: list, rollouts: int, seed: int) -> pa.Table:
-        return self.runners.sample(
-            tasks, rollouts=rollouts, temperature=self.config.temperature, seed=seed
-        )
+    def _sample(self, phase: str, tasks: Sequence[Task], rollouts: int, seed: int) -> pa.Table:
+        with self._timed(phase):
+            table = self.runners.sample(
+                tasks, rollouts=rollouts, temperature=self.config.temperature, seed=seed
+            )
+        tokens = pc.sum(pc.list_value_length(table.column("reply_ids"))).as_py()
+        self.report[f"tokens_per_second/{phase}"] = tokens / self.report[f"seconds/{phase}"]
+        return table
 
     def _update(self, batch: pa.Table, objective: str) -> dict[str, float]:
-        return self.learners("update_sequences", batch, objective=objective)[0]
+        metrics = self.learners("update_sequences", batch, objective=objective)[0]
+        metrics["tokens_per_second/update"] = metrics.pop("tokens_per_second")
+        return metrics
 
     def _sync_weights(self) -> None:
         """Publishes the learners' weights and loads them into every env runner."""
@@ -238,7 +243,8 @@ class STARec(Algorithm):
             f"memory_bytes/learner_{i}": float(m["rss_bytes"]) for i, m in enumerate(learners)
         }
         runner = {f"memory_bytes/{k}": float(v) for k, v in self.runners.memory().items()}
-        return driver | learner | runner
+        rewards = {f"memory_bytes/{k}": v for k, v in self.reward_group.memory().items()}
+        return driver | learner | runner | rewards
 
     def evaluate(
         self,
@@ -293,7 +299,7 @@ class STARec(Algorithm):
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         """RLlib's checkpoint folder with the learners' shards (all ranks) beside it."""
-        saved = super().save_to_path(path, **kwargs)
+        saved = super().save_to_path(path and Path(path).absolute(), **kwargs)
         self.learners("save_checkpoint", str(Path(saved) / "learners"))
         (Path(saved) / "progress.json").write_text(json.dumps(self.get_state(), indent=1))
         return saved
@@ -303,6 +309,13 @@ class STARec(Algorithm):
         self.set_state(json.loads((Path(path) / "progress.json").read_text()))
         self.learners("load_checkpoint", str(Path(path) / "learners"))
         self._sync_weights()
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Nothing to do: `RunnerPool` brings runners back, with the current weights.
+
+        RLlib would ask the learners for a module that env runners don't have.
+        """
+        return []
 
     def cleanup(self) -> None:
         if hasattr(self, "reward_group"):

@@ -15,7 +15,7 @@ from learners.learner import DeepSpeedLearner
 from learners.module import PlaceholderModule
 from starec_ray.config_checks import check_fields
 from starec_ray.errors import ConfigError
-from starec_ray.models import resolve_dtype, resolve_model
+from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
 
 
 class ModelSection(dict):
@@ -377,15 +377,26 @@ class STARecConfig(AlgorithmConfig):
         Raises:
             ConfigError: if the model or the data can't be found.
         """
+        self.check_inputs()
+        # Actors may have other working folders.
+        self.data_path = str(Path(self.data_path).absolute())
+        if self.traces_path is not None:
+            self.traces_path = str(Path(self.traces_path).absolute())
+        self.model_path = resolve_model(self.model_name)
+        check_chat_template(self.model_path)
+        on_gpu = self.num_gpus_per_learner > 0 or self.num_gpus_per_env_runner > 0
+        self.dtype = resolve_dtype(self.dtype, on_gpu)
+        return self
+
+    def check_inputs(self) -> None:
+        """Raises ConfigError where a file or folder of the configuration isn't there."""
         if not (Path(self.data_path) / "manifest.json").is_file():
             raise ConfigError(
                 f"data path {self.data_path!r} isn't a prepared data folder (no manifest.json). "
                 "Make one: starec data prepare synthetic --out DIR"
             )
-        self.model_path = resolve_model(self.model_name)
-        on_gpu = self.num_gpus_per_learner > 0 or self.num_gpus_per_env_runner > 0
-        self.dtype = resolve_dtype(self.dtype, on_gpu)
-        return self
+        if self.traces_path is not None and not Path(self.traces_path).is_file():
+            raise ConfigError(f"there is no trace table {self.traces_path}.")
 
     def validate(self) -> None:
         """Checks every field of this system, then RLlib's.

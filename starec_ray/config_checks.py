@@ -35,8 +35,18 @@ POSITIVE = (
     "transfer_timeout_s",
     "kv_cache_gib",
     "max_num_seqs",
+    "clip_low",
+    "clip_high",
+    "tensor_parallel_size",
 )
-NOT_NEGATIVE = ("kl_coeff", "weight_decay", "warmup_steps", "anchor_epochs", "num_traces")
+NOT_NEGATIVE = (
+    "kl_coeff",
+    "weight_decay",
+    "warmup_steps",
+    "anchor_epochs",
+    "num_traces",
+    "history_shown",
+)
 SHARES = ("reflect_share", "reflect_trace_share", "gpu_memory_utilization")
 
 
@@ -58,6 +68,8 @@ def check_fields(config: Any) -> None:
     for field in SHARES:
         if not 0 <= getattr(config, field) <= 1:
             raise _wrong(config, field, "it must lie in 0 … 1.")
+    if config.group_size < 2:
+        raise _wrong(config, "group_size", "advantages compare the rollouts of a group: 2 or more.")
     unknown = set(config.item_attributes) - set(ATTRIBUTES)
     if unknown:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """Which model, in which dtype: names → folders that transformers and vLLM load."""
 
+import functools
 import importlib.metadata
 import os
 import shutil
@@ -41,6 +42,18 @@ def resolve_model(model: str) -> str:
             f"of the embedded models: {', '.join(EMBEDDED)}."
         )
     return model
+
+
+@functools.cache
+def check_chat_template(model_path: str) -> None:
+    """Raises ConfigError unless the model's tokenizer can write chat messages."""
+    from transformers import AutoTokenizer
+
+    if AutoTokenizer.from_pretrained(model_path).chat_template is None:
+        raise ConfigError(
+            f"the tokenizer of {model_path} has no chat template; take an instruct model, or add "
+            "a template to its tokenizer_config.json."
+        )
 
 
 def resolve_dtype(dtype: str, on_gpu: bool) -> str:

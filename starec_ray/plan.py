@@ -1,14 +1,12 @@
 """What a run would start and need, without starting it (`starec train … --dry-run`)."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import ConfigError
 from starec_ray.models import EMBEDDED, resolve_dtype
 from starec_ray.recipe import Recipe
 
@@ -23,8 +21,7 @@ def print_plan(recipe: Recipe, console: Console) -> None:
         ConfigError, DataError: what a real start would stop at.
     """
     config = recipe.config
-    if not (Path(config.data_path) / "manifest.json").is_file():
-        raise ConfigError(f"data path {config.data_path!r} isn't a prepared data folder.")
+    config.check_inputs()
     dataset = Dataset.load(config.data_path)
     parameters, origin = count_parameters(config.model_name)
     on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0

@@ -1,5 +1,6 @@
 """Recipes: a run as a YAML file, section by section as in `STARecConfig`."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -25,15 +26,24 @@ SECTIONS = [
     "fault_tolerance",
 ]
 
+LOWEST = {  # of the section run
+    "seed": 0,
+    "iterations": 0,
+    "checkpoint_every": 0,
+    "validate_every": 0,
+    "validation_cases": 1,
+    "evaluation_cases": 0,
+}
+
 
 @dataclass(slots=True)
 class RunSettings:
     """The section `run`: what the command does around the algorithm.
 
     Attributes:
-        seed: of everything random.
+        seed: of everything random, 0 or above.
         iterations: GRPO iterations of stage two.
-        checkpoint_every: iterations between checkpoints; the last is always kept.
+        checkpoint_every: iterations between checkpoints; the last is always kept. 0: only that.
         validate_every: stage-two iterations between evaluations on validation users; 0: never.
         validation_cases: validation users asked each time.
         evaluate: evaluate all policies on the test users at the end.
@@ -88,27 +98,48 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return build(sections)
 
 
-def build(sections: Mapping[str, Mapping[str, Any]]) -> Recipe:
+def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """Sections → a validated configuration; raises as `load_recipe` does."""
+    sections = {name: dict(keys) for name, keys in given.items()}
     config = STARecConfig()
     run = RunSettings()
     for section, keys in sections.items():
         if section not in (*SECTIONS, "run"):
             raise ConfigError(f"unknown section {section!r}{_nearest(section, _fields())}.")
         fields = _fields()[section]
-        for key, value in keys.items():
+        for key, value in list(keys.items()):
             if key not in fields:
                 names = {f"{s}.{k}": None for s, ks in _fields().items() for k in ks}
                 near = _nearest(key, fields) or _nearest(f"{section}.{key}", names)
                 raise ConfigError(f"unknown key {section}.{key}{near}.")
+            sections[section][key] = value = _number(value, fields[key])
             _check_type(f"{section}.{key}", value, fields[key])
         if section == "run":
             run = dataclasses.replace(run, **keys)
         else:
             getattr(config, section)(**keys)
+    for name, lowest in LOWEST.items():
+        if getattr(run, name) < lowest:
+            raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {lowest} or more.")
     config.debugging(seed=run.seed)
     config.validate()
-    return Recipe(config, run, {name: dict(keys) for name, keys in sections.items()})
+    return Recipe(config, run, sections)
+
+
+def resolved_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Every key of every section with the value that the run uses: a recipe that says it all."""
+    names = {("model", "name"): "model_name", ("data", "path"): "data_path"}
+    sections: dict[str, dict[str, Any]] = {}
+    for section, fields in _fields().items():
+        owner = recipe.run if section == "run" else recipe.config
+        sections[section] = {}
+        for key, wanted in fields.items():
+            value = getattr(owner, names.get((section, key), key))
+            value = list(value) if isinstance(value, tuple) else value
+            with contextlib.suppress(ConfigError):  # RLlib's own "auto" of another type
+                _check_type(f"{section}.{key}", value, wanted)
+                sections[section][key] = value
+    return sections
 
 
 def _override(sections: dict[str, dict[str, Any]], text: str) -> None:
@@ -143,6 +174,14 @@ def _fields() -> dict[str, dict[str, Any]]:
     return fields
 
 
+def _number(value: Any, wanted: Any) -> Any:
+    """YAML takes "1e-5" for text, for want of a dot."""
+    if isinstance(value, str) and wanted is float:
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
 def _check_type(key: str, value: Any, wanted: Any) -> None:
     options = typing.get_args(wanted) or (wanted,)
     origin = typing.get_origin(wanted)
@@ -150,7 +189,7 @@ def _check_type(key: str, value: Any, wanted: Any) -> None:
         if value not in options:
             raise ConfigError(f"{key} is {value!r}; it may be one of: {', '.join(options)}.")
         return
-    if origin is not None and issubclass_safe(origin, Sequence):
+    if origin is not None and _is_subclass(origin, Sequence):
         if isinstance(value, list) and all(isinstance(v, options[0]) for v in value):
             return
     elif any(_fits(value, option) for option in options):
@@ -167,7 +206,7 @@ def _fits(value: Any, wanted: Any) -> bool:
     return isinstance(wanted, type) and isinstance(value, wanted)
 
 
-def issubclass_safe(candidate: Any, base: type) -> bool:
+def _is_subclass(candidate: Any, base: type) -> bool:
     return isinstance(candidate, type) and issubclass(candidate, base)
 
 

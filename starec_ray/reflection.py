@@ -57,3 +57,11 @@ def reflection_rewards(reflected: pa.Table, follow_scores: pa.Table) -> np.ndarr
     rewards = follow_scores.column("reward").to_numpy().astype(np.float32)
     malformed = reflected.column("malformed").to_numpy(zero_copy_only=False)
     return np.where(malformed, np.float32(-1.0), rewards)
+
+
+def revealed(tasks: list[ReflectTask], reflected: pa.Table) -> pa.Table:
+    """What each reflection was told: columns chosen, and target_rank, which is null throughout."""
+    chosen = [tasks[number].chosen for number in reflected.column("task").to_pylist()]
+    return pa.table(
+        {"target_rank": pa.nulls(len(chosen), pa.int16()), "chosen": pa.array(chosen, pa.string())}
+    )

@@ -4,14 +4,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from starec_ray.metrics import ndcg_at
+
 
 def rollout_report(
-    kind: str, rollouts: pa.Table, rewards: np.ndarray, advantages: np.ndarray | None
+    kind: str,
+    rollouts: pa.Table,
+    rewards: np.ndarray,
+    advantages: np.ndarray | None,
+    target_ranks: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Mean reward, malformed share, lengths (tokens) and groups without variance, by kind.
 
-    `advantages` are those of the groups (zero in a group without variance), or None where the
-    rollouts form no groups.
+    With `target_ranks` (int [rows], 1-based) also NDCG@10, 0 for a malformed ranking. `advantages`
+    are those of the groups (zero in a group without variance), or None where the rollouts form no
+    groups.
     """
     report = {
         f"{kind}/reward": float(np.mean(rewards)),
@@ -31,6 +38,9 @@ def rollout_report(
             pc.mean(pc.equal(rollouts.column("finish_reason"), "length").cast("int8")).as_py()
         ),
     }
+    if target_ranks is not None:
+        whole = ~rollouts.column("malformed").to_numpy(zero_copy_only=False)
+        report[f"{kind}/ndcg@10"] = float(np.mean(ndcg_at(target_ranks, 10) * whole))
     if advantages is not None:
         groups = rollouts.column("task").to_numpy()
         still = [not np.any(advantages[groups == group]) for group in np.unique(groups)]

@@ -61,7 +61,7 @@ class RunDir:
     """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # Ray's actors and pyarrow have other working folders
         if create and not self.path.exists():
             self.path.mkdir(parents=True)
         if not self.path.is_dir():

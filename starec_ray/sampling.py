@@ -174,7 +174,10 @@ class RunnerPool:
                         answers[runner] = error.cause
                         self._current.discard(runner)
                         continue
-                    raise error.as_instanceof_cause() from error
+                    if isinstance(error.cause, STARecError):
+                        raise error.cause from error
+                    answers[runner] = error
+                    ray.kill(actors[runner], no_restart=False)  # its engine may be broken
                 except RayActorError as error:
                     answers[runner] = error
             self._current.discard(runner)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from starec_ray.agent.agent import Agent
+from starec_ray.agent.formats import TOP_GRADE
 from starec_ray.agent.tasks import RankTask, ReflectTask
 from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.errors import DataError
@@ -22,7 +23,7 @@ def read_traces(path: str | Path, agent: Agent) -> pa.Table:
 
     Raises:
         DataError: if the file lacks a column, or has a trace of a case that isn't one of a
-            training user of the agent's dataset.
+            training user of the agent's dataset, or one that can't be learned from.
     """
     table = pq.read_table(path)
     missing = [name for name in TRACES.names if name not in table.column_names]
@@ -35,6 +36,11 @@ def read_traces(path: str | Path, agent: Agent) -> pa.Table:
         table = table.select(TRACES.names).cast(TRACES)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path}: a column has another type than TRACES: {error}") from error
+    _check_rows(table, agent, path)
+    return table
+
+
+def _check_rows(table: pa.Table, agent: Agent, path: str | Path) -> None:
     allowed = set(agent.dataset.case_ids("train"))
     foreign = [c for c in table.column("case_id").to_pylist() if c not in allowed]
     if foreign:
@@ -43,7 +49,31 @@ def read_traces(path: str | Path, agent: Agent) -> pa.Table:
             f"data (first: {foreign[0]}). Prepare the data with the parameters and the seed "
             "that the traces were made with."
         )
-    return table
+    for trace in table.to_pylist():
+        if fault := _fault(trace, agent):
+            raise DataError(
+                f"{path}: trace {trace['trace_id']!r} of case {trace['case_id']}: {fault}."
+            )
+
+
+def _fault(trace: dict, agent: Agent) -> str | None:
+    shown = [item.item_id for item in agent.dataset.case(trace["case_id"]).candidates]
+    if trace["kind"] == "rank":
+        if sorted(trace["ranking"] or []) != sorted(shown):
+            return "its ranking isn't a permutation of the candidates"
+        grades = trace["grades"]
+        if grades is not None and (
+            len(grades) != len(shown) or not all(0 <= grade <= TOP_GRADE for grade in grades)
+        ):
+            return f"its grades aren't {len(shown)} numbers from 0 to {TOP_GRADE}"
+        return None
+    if trace["kind"] != "reflect":
+        return f"its kind is {trace['kind']!r}, not rank or reflect"
+    if sorted(trace["predicted"] or []) != sorted(shown):
+        return "what it predicted isn't a permutation of the candidates"
+    if trace["chosen"] not in shown:
+        return "what was chosen is no candidate"
+    return None if trace["summary"] else "it has no summary"
 
 
 def write_template_traces(

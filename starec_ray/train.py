@@ -11,10 +11,10 @@ from starec_ray.algorithm import STARec
 from starec_ray.cluster import start_ray
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.plots import plot_training
-from starec_ray.evaluation.run import compare
+from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.progress import phase
-from starec_ray.recipe import Recipe
+from starec_ray.recipe import Recipe, resolved_sections
 from starec_ray.run_dir import RunDir
 
 
@@ -34,7 +34,7 @@ def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool =
                     f"{run.path} holds a run already: give another --run-dir, or --overwrite."
                 )
             run.clear()
-        run.write_config(recipe.sections)
+        run.write_config(resolved_sections(recipe))
         start_ray(recipe.run.ray)
         console.print(f"starting actors: {_actors(recipe)}")
         algo = recipe.config.build_algo()
@@ -45,8 +45,9 @@ def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool =
             if recipe.run.evaluate:
                 rewards = algo.reward_group
                 session = Session(SavedModels(algo.runners), algo.agent, algo.dataset, rewards)
-                models = {"anchored": run.anchored_model, "reinforced": run.model}
-                compare(session, recipe.config.model_path, models, recipe, run.path, console)
+                untrained = Path(algo.config.model_path)
+                models = {"untrained": untrained, **trained_models(run)}
+                compare(session, models, recipe, run.path, console)
         finally:
             algo.stop()
             run.close()
@@ -83,7 +84,8 @@ def _iterate(algo: STARec, recipe: Recipe, run: RunDir, console: Console) -> Non
                         chosen=kept["chosen"].to_pylist(),
                         titles=titles,
                     )
-                    if done % recipe.run.checkpoint_every == 0 or done == recipe.run.iterations:
+                    due = recipe.run.checkpoint_every and done % recipe.run.checkpoint_every == 0
+                    if due or done == recipe.run.iterations:
                         algo.save_to_path(run.checkpoints / f"iteration-{done:05d}")
                 progress.advance(note=_note(line))
         if stage == "anchor":
@@ -95,9 +97,10 @@ def _iterate(algo: STARec, recipe: Recipe, run: RunDir, console: Console) -> Non
 def _note(line: dict[str, Any]) -> str:
     if line["stage"] == "anchor":
         return f"NLL {line.get('loss', math.nan):.3f}"
+    kl = f", KL {line['kl']:.4f}" if "kl" in line else ""
     return (
-        f"reward {line['rank/reward']:+.3f}, malformed {100 * line['rank/malformed']:.0f} %, "
-        f"KL {line.get('kl', 0.0):.4f}"
+        f"reward {line['rank/reward']:+.3f}, NDCG@10 {100 * line['rank/ndcg@10']:.1f}, "
+        f"malformed {100 * line['rank/malformed']:.0f} %{kl}"
     )
 
 

@@ -34,7 +34,7 @@ def tiny_recipe(data, model, traces, **changes) -> Recipe:
             "item_attributes": [],
         },
         "anchor": {
-            "traces_path": str(traces),
+            "traces_path": traces and str(traces),
             "num_traces": 192,
             "anchor_epochs": 8,
             "anchor_batch_size": 16,
@@ -59,7 +59,7 @@ def tiny_recipe(data, model, traces, **changes) -> Recipe:
 
 @pytest.fixture(scope="module")
 def traces(small_world, tiny_model, tmp_path_factory):
-    config = tiny_recipe(small_world, tiny_model, "none").config
+    config = tiny_recipe(small_world, tiny_model, None).config
     agent = Agent.from_config(config, dataset(small_world))
     return write_random_traces(tmp_path_factory.mktemp("traces") / "t.parquet", agent, 192)
 
@@ -108,7 +108,7 @@ def test_training_raises_the_reward_over_the_untrained_policy(
 
 def test_a_saved_run_is_evaluated_on_its_own(small_world, tiny_model, tmp_path, ray_cluster):
     sections = {"run": {"evaluate_slow_thinking": False, "evaluation_cases": 4}}
-    recipe = tiny_recipe(small_world, tiny_model, "none", **sections)
+    recipe = tiny_recipe(small_world, tiny_model, None, **sections)
     run = RunDir(tmp_path)
     shutil.copytree(tiny_model, run.model)
     summary = evaluate_run(run, recipe, Console())
@@ -118,7 +118,7 @@ def test_a_saved_run_is_evaluated_on_its_own(small_world, tiny_model, tmp_path, 
 
 
 def test_a_killed_env_runner_comes_back_and_a_saved_run_goes_on_where_it_was(
-    small_world, tiny_model, traces, tmp_path, ray_cluster
+    small_world, tiny_model, traces, tmp_path, ray_cluster, monkeypatch
 ):
     recipe = tiny_recipe(
         small_world, tiny_model, traces, anchor={"num_traces": 16, "anchor_epochs": 1}
@@ -129,16 +129,20 @@ def test_a_killed_env_runner_comes_back_and_a_saved_run_goes_on_where_it_was(
         pids = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid())
         os.kill(pids[0], signal.SIGKILL)
         algo.train()
+        # Found lost between two iterations: RLlib's own way back would end the learners.
+        algo.env_runner_group._worker_manager.set_actor_state(1, False)
+        algo.train()
         assert algo.report["rank/reward"] >= -1
 
-        saved = algo.save_to_path(tmp_path / "checkpoint")
+        monkeypatch.chdir(tmp_path)
+        saved = algo.save_to_path("checkpoint")
         weights = algo.learners("nll", algo._trace_sequences)
         order = algo.cases.take(5)
         algo.train()
         algo.restore_from_path(saved)
         assert algo.learners("nll", algo._trace_sequences) == weights
         assert algo.cases.take(5) == order
-        assert algo.iterations_done == 1
+        assert algo.iterations_done == 2
         assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > 0
     finally:
         algo.stop()
@@ -147,7 +151,7 @@ def test_a_killed_env_runner_comes_back_and_a_saved_run_goes_on_where_it_was(
 def test_a_dry_run_prints_the_plan_and_starts_nothing(small_world, tiny_model, capsys):
     from starec_ray.plan import print_plan
 
-    print_plan(tiny_recipe(small_world, tiny_model, "none"), Console(width=200))
+    print_plan(tiny_recipe(small_world, tiny_model, None), Console(width=200))
     out = capsys.readouterr().out
     assert "vLLM env runner" in out and "DeepSpeed learner (ZeRO-2)" in out and "GiB" in out
 
@@ -158,7 +162,7 @@ def test_a_second_run_into_the_same_folder_is_refused_before_anything_starts(
     run = RunDir(tmp_path)
     run.append_metrics({"iteration": 1})
     with pytest.raises(ConfigError, match=r"holds a run already.*--overwrite"):
-        train(tiny_recipe(small_world, tiny_model, "none"), tmp_path, Console())
+        train(tiny_recipe(small_world, tiny_model, None), tmp_path, Console())
     assert run.read_metrics() == [{"iteration": 1}]
 
 

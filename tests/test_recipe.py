@@ -6,7 +6,7 @@ import pytest
 
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
-from starec_ray.recipe import build, load_recipe
+from starec_ray.recipe import build, load_recipe, resolved_sections
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
@@ -85,3 +85,27 @@ def test_the_fluent_sections_set_plain_attributes():
     )
     assert (config.model_name, config.reply_format, config.zero_stage) == ("a/b", "titles", 3)
     assert (config.num_env_runners, config.update_timeout_s) == (2, 10.0)
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number_all_the_same():
+    recipe = build({"training": {"lr": "1e-5"}})
+    assert recipe.config.lr == 1e-5
+    assert recipe.sections["training"]["lr"] == 1e-5
+
+
+def test_resolved_sections_say_every_setting_and_are_a_recipe_again():
+    recipe = build({"model": {"name": "some/model"}, "run": {"iterations": 7}})
+    sections = resolved_sections(recipe)
+    assert sections["model"]["name"] == "some/model"
+    assert sections["training"]["group_size"] == recipe.config.group_size
+    again = build(sections)
+    assert resolved_sections(again) == sections
+    assert again.run == recipe.run
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("checkpoint_every", -1), ("validation_cases", 0), ("evaluation_cases", -5)]
+)
+def test_a_run_setting_out_of_range_is_refused(key, value):
+    with pytest.raises(ConfigError, match=rf"run\.{key} is {value}"):
+        build({"run": {key: value}})

@@ -43,6 +43,17 @@ class ReplyForm:
             tokenizer.eos_token_id,
         )
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest reply, the end included (with `once` blanks: at most)."""
+        fixed = sum(
+            max(map(len, options))
+            for options, once in zip(self.options, self.once, strict=True)
+            if not once
+        )
+        pools = {options for options, once in zip(self.options, self.once, strict=True) if once}
+        return fixed + sum(len(option) for pool in pools for option in pool) + 1
+
     def write(self, filled: Sequence[int]) -> list[int]:
         """Token ids of the reply with these options (one for each blank), the end included."""
         chosen = zip(self.options, filled, strict=True)
@@ -73,6 +84,7 @@ class Cursor:
         self._form = form
         self._blank = 0
         self._spent: set[int] = set()
+        self._open: list[int] = []  # options that begin with what was taken of this blank
         self._enter()
 
     def choices(self) -> list[int]:

@@ -84,7 +84,7 @@ class TemplateTeacher:
     def _level(self, item: Item) -> int:
         return popularity_level(item.popularity, self.most_popular)
 
-    def _calibrate(self) -> NDArray[np.float64]:
+    def _calibrate(self) -> NDArray[np.floating]:
         """The highest score of each grade but the top one: float64 [TOP_GRADE], ascending."""
         sample = self.dataset.case_ids("train")[:CASES_TO_CALIBRATE]
         cases = [self.dataset.case(case_id) for case_id in sample]

@@ -131,7 +131,7 @@ def show(
 
 def _print_folder(folder: Path) -> None:
     dataset = Dataset.load(folder)
-    counts, parameters = dataset.manifest["counts"], dataset.manifest["parameters"]
+    counts = dataset.manifest["counts"]
     facts = Table("what", "value", title=escape(str(folder)), title_justify="left")
     facts.add_row("source", dataset.manifest["source"])
     facts.add_row("seed", str(dataset.manifest["seed"]))
@@ -145,6 +145,7 @@ def _print_folder(folder: Path) -> None:
     for reason, number in dropped.items():
         if number:
             facts.add_row(f"rows dropped, {reason}", f"{number:,}")
+    candidates: dict[str, int] = {}
     for split in SPLITS:
         cases = [dataset.case(case_id) for case_id in dataset.case_ids(split)]
         users = len({case.user_id for case in cases})
@@ -152,7 +153,10 @@ def _print_folder(folder: Path) -> None:
         facts.add_row(
             f"{split} cases", f"{len(cases):,} ({users:,} users, {history:.1f} items of history)"
         )
-    facts.add_row("candidates a case", str(parameters["negatives"] + 1))
+        if cases:
+            candidates[split] = len(cases[-1].candidates)
+    sizes = ", ".join(f"{split} {size}" for split, size in candidates.items())
+    facts.add_row("candidates a case", sizes)
     tags = Counter(tag for item in dataset.items.values() for tag in item.tags)
     frequent = ", ".join(tag for tag, _ in tags.most_common(5))
     facts.add_row("most frequent tags", escape(frequent) or "none")

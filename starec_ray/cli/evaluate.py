@@ -15,7 +15,11 @@ def evaluate(
         Path | None, typer.Option(help="A run folder: its models, data and settings.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A saved model instead, named 'reinforced' in the table.")
+        str | None, typer.Option(help="A saved model instead, named 'model' in the table.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="With --model: the recipe that it was trained by, for its prompts."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Other prepared data than the run's.")] = None,
     cases: Annotated[int | None, typer.Option(help="So many test users; 0 takes all.")] = None,
@@ -33,12 +37,21 @@ def evaluate(
     NDCG, hit rate and MRR with 95 % bootstrap intervals, paired differences, the malformed
     rate, and the split by user activity: on the screen, as evaluation.json and as plots.
     """
-    from starec_ray.evaluation.run import evaluate_models, evaluate_run  # loads Ray and torch
-    from starec_ray.recipe import build
+    from starec_ray.evaluation.run import evaluate_models, trained_models  # loads Ray and torch
+    from starec_ray.recipe import build, load_recipe
 
-    if run is None and (model is None or data is None or out is None):
-        raise ConfigError("give --run RUN, or --model, --data and --out together.")
-    sections: dict = RunDir(run, create=False).read_config() if run else {"model": {"name": model}}
+    if run is None and (model is None or data is None):
+        raise ConfigError("give --run RUN, or --model and --data.")
+    if model is not None and out is None:
+        raise ConfigError("--model needs --out, a folder for its evaluation.json.")
+    if run is not None and recipe is not None:
+        raise ConfigError("a run has its settings: leave --recipe out, or --run.")
+    found = RunDir(run, create=False) if run is not None else None
+    sections: dict = {"model": {"name": model}}
+    if found is not None:
+        sections = found.read_config()
+    elif recipe is not None:
+        sections = load_recipe(recipe).sections
     if data is not None:
         sections.setdefault("data", {})["path"] = str(data)
     settings = sections.setdefault("run", {})
@@ -46,14 +59,12 @@ def evaluate(
         settings["evaluation_cases"] = cases
     if slow is not None:
         settings["evaluate_slow_thinking"] = slow
-    recipe = build(sections)
-    console = Console()
-    if run is not None and model is None:
-        found = RunDir(run, create=False)
-        if out is None:
-            evaluate_run(found, recipe, console, split)
-        else:
-            folders = {"anchored": found.anchored_model, "reinforced": found.model}
-            evaluate_models(folders, recipe, out, console, split)
-        return
-    evaluate_models({"reinforced": Path(str(model))}, recipe, out or Path(str(run)), console, split)
+    if model is not None:
+        models = {"model": Path(model)}
+    else:
+        assert found is not None
+        models, out = trained_models(found), out or found.path
+    assert out is not None
+    # Without a recipe nothing says what the model was before its training.
+    known = found is not None or recipe is not None
+    evaluate_models(models, build(sections), out, Console(), split, untrained=known)

@@ -1,5 +1,6 @@
 """`starec train RECIPE.yaml`: anchor, reinforce, save, evaluate."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,10 +47,11 @@ def train(
     from starec_ray import train as job
 
     run = job.train(loaded, run_dir, console, overwrite=overwrite)
-    console.print(f"\nLook at:  {run.path}/training.png, {run.path}/policies.png")
-    console.print(f"          starec rollouts {run.path} --best   (what the agent says)")
+    starec = sys.argv[0]
+    plots = ["training.png"] + ["policies.png"] * loaded.run.evaluate
+    more = [o for o in overrides or [] if not o.split("=")[0].endswith("iterations")]
+    again = " ".join([*more, f"run.iterations={2 * loaded.run.iterations}"])
+    console.print(f"\nLook at:  {', '.join(f'{run.path}/{plot}' for plot in plots)}")
+    console.print(f"          {starec} rollouts {run.path} --best   (what the agent says)")
     console.print(f"          tensorboard --logdir {run.path}/tensorboard")
-    console.print(
-        f"Try next: starec train {recipe} run.iterations={2 * loaded.run.iterations} "
-        f"--run-dir {run.path}-longer"
-    )
+    console.print(f"Try next: {starec} train {recipe} {again} --run-dir {run.path}-longer")

@@ -15,33 +15,52 @@ from starec_ray.run_dir import RunDir
 
 def evaluate_run(run: RunDir, recipe: Recipe, console: Console, split: str = "test") -> dict:
     """The models of a run directory; writes evaluation.json and its companions into it."""
+    return evaluate_models(trained_models(run), recipe, run.path, console, split)
+
+
+def trained_models(run: RunDir) -> dict[str, Path]:
+    """The models of a run by policy.
+
+    Raises:
+        ConfigError: if there is none.
+    """
     models = {"anchored": run.anchored_model, "reinforced": run.model}
     found = {name: folder for name, folder in models.items() if folder.is_dir()}
     if not found:
         raise ConfigError(f"{run.path} holds no trained model (model/ or anchored_model/) yet.")
-    return evaluate_models(found, recipe, run.path, console, split)
+    return found
 
 
 def evaluate_models(
-    models: dict[str, Path], recipe: Recipe, out: Path, console: Console, split: str = "test"
+    models: dict[str, Path],
+    recipe: Recipe,
+    out: Path,
+    console: Console,
+    split: str = "test",
+    *,
+    untrained: bool = True,
 ) -> dict:
-    """Random order, popularity, the untrained model, then `models` (policy → folder)."""
+    """Random order, popularity, the recipe's untrained model, then `models` (policy → folder)."""
     config = recipe.config.copy(copy_frozen=False).resolve()
+    if untrained:
+        models = {"untrained": Path(config.model_path), **models}
     start_ray(recipe.run.ray)
     with evaluation_session(config) as session:
-        return compare(session, config.model_path, models, recipe, out, console, split)
+        return compare(session, models, recipe, out, console, split)
 
 
 def compare(
     session: Session,
-    untrained: str,
     models: dict[str, Path],
     recipe: Recipe,
     out: Path,
     console: Console,
     split: str = "test",
 ) -> dict:
-    """As `evaluate_models`, with engines that run already; returns what evaluation.json holds."""
+    """Random order, popularity, then `models`, with engines that run already.
+
+    Writes evaluation.json and its companions into `out`; returns what evaluation.json holds.
+    """
     limit = recipe.run.evaluation_cases or None
     results = evaluate_all(
         session.models,
@@ -49,7 +68,7 @@ def compare(
         session.dataset,
         session.rewards,
         evaluation_case_ids(session.dataset, split, limit),
-        {"untrained": untrained, **{name: str(folder) for name, folder in models.items()}},
+        {name: str(folder) for name, folder in models.items()},
         slow_thinking=recipe.run.evaluate_slow_thinking,
         batch_size=recipe.config.max_num_seqs,
         seed=recipe.run.seed,
