@@ -93,7 +93,7 @@ class STARec(Algorithm):
             self._anchor()
         else:
             self._reinforce()
-        self.report |= self.memory()
+        self.report |= {"tasks_asked_again": self.runners.asked_again, **self.memory()}
         assert self.metrics
         for key, value in self.report.items():
             if isinstance(value, int | float):
@@ -236,11 +236,13 @@ class STARec(Algorithm):
         self.report[key] = self.report.get(key, 0.0) + time.perf_counter() - start
 
     def memory(self) -> dict[str, float]:
-        """Resident memory of every actor, bytes, by name."""
-        learners = self.learners("memory")
+        """Resident memory of every actor, bytes, by name; of learners also what of it is the
+        reference's copy, and the peak of their GPU."""
         driver = {"memory_bytes/driver": float(psutil.Process().memory_info().rss)}
         learner = {
-            f"memory_bytes/learner_{i}": float(m["rss_bytes"]) for i, m in enumerate(learners)
+            f"{part.replace('rss', 'memory')}/learner_{i}": float(size)
+            for i, parts in enumerate(self.learners("memory"))
+            for part, size in parts.items()
         }
         runner = {f"memory_bytes/{k}": float(v) for k, v in self.runners.memory().items()}
         rewards = {f"memory_bytes/{k}": v for k, v in self.reward_group.memory().items()}

@@ -5,7 +5,6 @@ order shown, before it comes here. Metrics return one value a case, so that a me
 or a paired comparison can be taken of the same numbers.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,21 +45,6 @@ def hit_rate_at(ranks: ArrayLike, k: int) -> Floats:
 def reciprocal_rank(ranks: ArrayLike) -> Floats:
     """1 / rank of each case; its mean is the MRR. Raises ValueError if a rank is below 1."""
     return 1.0 / _checked(ranks)
-
-
-def rank_of_target(ranking: Sequence[str], target: str) -> int:
-    """The 1-based place of `target` in `ranking`.
-
-    Raises:
-        ValueError: if it isn't in there: complete the ranking first.
-    """
-    try:
-        return ranking.index(target) + 1
-    except ValueError:
-        raise ValueError(
-            f"target {target!r} is not among the {len(ranking)} items ranked: "
-            "a ranking is completed with the candidates it left out before it is scored"
-        ) from None
 
 
 def rank_with_ties(scores: ArrayLike, rng: np.random.Generator) -> Ints:

@@ -1,6 +1,7 @@
 """What a run would start and need, without starting it (`starec train … --dry-run`)."""
 
 import math
+import re
 from typing import Any
 
 from rich.console import Console
@@ -44,7 +45,11 @@ def print_plan(recipe: Recipe, console: Console) -> None:
 
 
 def count_parameters(name: str) -> tuple[int, str]:
-    """(parameters, where the number is from); 0 where the model can't be seen from here."""
+    """(parameters, where the number is from).
+
+    Where the model's config can't be fetched, the number that its name tells ("-7B"); without
+    one 0.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -54,11 +59,22 @@ def count_parameters(name: str) -> tuple[int, str]:
     try:
         model_config = AutoConfig.from_pretrained(folder)
     except OSError:
-        return 0, "its config can't be fetched from here: sizes unknown"
+        parameters = _parameters_in(name)
+        told = "by its name" if parameters else "sizes unknown"
+        return parameters, f"{told}: its config can't be fetched from here"
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(model_config)
+    model.tie_weights()  # else a tied head would count twice
     origin = "embedded" if name in EMBEDDED else "from its config"
     return sum(p.numel() for p in model.parameters()), origin
+
+
+def _parameters_in(name: str) -> int:
+    """ "owner/Model-0.5B-Instruct" → 500,000,000; 0 if the name tells none."""
+    found = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([BM])(?![a-z])", name, re.IGNORECASE)
+    if found is None:
+        return 0
+    return round(float(found[1]) * {"b": 1e9, "m": 1e6}[found[2].lower()])
 
 
 def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:

@@ -134,6 +134,7 @@ def test_the_format_is_learned_a_killed_runner_comes_back_and_a_saved_run_goes_o
         pids = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid())
         os.kill(pids[0], signal.SIGKILL)
         algo.train()
+        assert algo.report["tasks_asked_again"] > 0
         # Found lost between two iterations: RLlib's own way back would end the learners.
         algo.env_runner_group._worker_manager.set_actor_state(1, False)
         algo.train()

@@ -10,7 +10,6 @@ from starec_ray.metrics import (
     hit_rate_at,
     ndcg_at,
     paired_difference,
-    rank_of_target,
     rank_with_ties,
     reciprocal_rank,
 )
@@ -83,12 +82,6 @@ def test_at_one_ndcg_is_the_hit_rate(ranks: list[int]) -> None:
 @given(RANKS, CUTS)
 def test_ndcg_never_exceeds_the_hit_rate(ranks: list[int], k: int) -> None:
     assert (ndcg_at(ranks, k) <= hit_rate_at(ranks, k)).all()
-
-
-def test_rank_of_target_counts_from_one() -> None:
-    assert rank_of_target(["a", "b", "c"], "c") == 3
-    with pytest.raises(ValueError, match="'z' is not among the 3 items"):
-        rank_of_target(["a", "b", "c"], "z")
 
 
 def test_distinct_scores_rank_highest_first() -> None:

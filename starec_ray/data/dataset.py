@@ -47,9 +47,7 @@ class Case:
 class Dataset:
     """The catalog, the users and the cases of a data folder, held as Arrow columns.
 
-    `items` maps item ids to items in catalog order; `popularity_percentile` maps them to 0 … 99,
-    the share of the catalog that is not more popular (ties share the higher percentile; the most
-    popular item has 99); `manifest` is the folder's manifest.json.
+    `items` maps item ids to items in catalog order; `manifest` is the folder's manifest.json.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class Dataset:
         """
         self.manifest = manifest
         self.items = _items(catalog)
-        self.popularity_percentile = _percentiles(catalog)
         self._item_list = list(self.items.values())
         item_ids = catalog.column("item_id").combine_chunks()
         user_ids = users.column("user_id").combine_chunks()
@@ -176,13 +173,6 @@ def _items(catalog: pa.Table) -> dict[str, Item]:
         item_id: Item(item_id, title, year, tuple(tags or ()), tuple(people or ()), popularity)
         for item_id, title, year, tags, people, popularity in zip(*columns, strict=True)
     }
-
-
-def _percentiles(catalog: pa.Table) -> dict[str, int]:
-    popularity = catalog.column("popularity").to_numpy()
-    not_more = np.searchsorted(np.sort(popularity), popularity, side="right")
-    percentile = (100 * not_more - 1) // max(len(popularity), 1)
-    return dict(zip(catalog.column("item_id").to_pylist(), percentile.tolist(), strict=True))
 
 
 def _check_unique(ids: pa.Array, table: str, column: str) -> None:

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from starec_ray import schemas
+
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.errors import DataError
 
@@ -61,27 +61,6 @@ def test_case_ids_keep_the_folders_order(synthetic_folder, synthetic_dataset):
 def test_targets_are_candidates_of_their_cases(synthetic_folder, synthetic_dataset):
     for case_id, target in load_targets(synthetic_folder).items():
         assert target in {item.item_id for item in synthetic_dataset.case(case_id).candidates}
-
-
-def test_popularity_percentiles_run_from_0_to_99_and_share_ties():
-    count = 200
-    catalog = pa.table(
-        {
-            "item_id": [str(n) for n in range(count)],
-            "title": ["t"] * count,
-            "year": [None] * count,
-            "tags": [None] * count,
-            "people": [None] * count,
-            "popularity": [0, 0, *range(2, count)],
-        },
-        schema=schemas.CATALOG,
-    )
-    dataset = Dataset(catalog, schemas.USERS.empty_table(), schemas.CASES.empty_table(), {})
-    percentile = dataset.popularity_percentile
-    assert percentile["199"] == percentile["198"] == 99
-    assert percentile["0"] == percentile["1"] == 0
-    assert percentile["100"] == 50
-    assert dataset.items["0"].tags == ()
 
 
 def test_an_unknown_case_is_an_error(synthetic_dataset):

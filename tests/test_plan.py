@@ -1,0 +1,31 @@
+"""What a dry run says of a model's size."""
+
+import pytest
+
+from starec_ray.plan import count_parameters
+
+
+def test_the_embedded_models_size_is_counted_from_its_config() -> None:
+    parameters, origin = count_parameters("smollm2-135m-instruct")
+    assert (parameters, origin) == (134_515_008, "embedded")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", 7_000_000_000),
+        ("Qwen/Qwen2.5-0.5B", 500_000_000),
+        ("owner/SmolLM2-360M-Instruct", 360_000_000),
+        ("owner/phi-v2", 0),
+    ],
+)
+def test_where_the_hub_is_out_of_reach_the_name_tells_the_size(
+    name: str, parameters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_reach(folder: str) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", out_of_reach)
+    found, origin = count_parameters(name)
+    assert found == parameters
+    assert ("by its name" in origin) == bool(parameters)
