@@ -6,7 +6,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.errors import DataError
 
