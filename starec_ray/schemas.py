@@ -117,10 +117,11 @@ SEQUENCES = pa.schema(
 TRACES = pa.schema(
     [
         pa.field("trace_id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # rank | reflect
+        pa.field("kind", pa.string(), nullable=False),  # rank | reflect | summarize
         pa.field("case_id", pa.string(), nullable=False),
         pa.field("teacher", pa.string(), nullable=False),
-        pa.field("summary_before", pa.string(), nullable=False),  # the memory's, as prompted
+        # The memory's, as prompted; summarize: empty.
+        pa.field("summary_before", pa.string(), nullable=False),
         pa.field("predicted", pa.list_(pa.string())),  # reflect: the ranking reflected on
         pa.field("chosen", pa.string()),  # reflect: the feedback
         pa.field("rationale", pa.string(), nullable=False),
@@ -128,6 +129,25 @@ TRACES = pa.schema(
         # rank: a grade 0 … 9 for each candidate, beside the case's candidates; null if the
         # teacher gave none (formats that need grades then make them from the ranking).
         pa.field("grades", pa.list_(pa.int8())),
-        pa.field("summary", pa.string()),  # reflect: the rewritten preference summary
+        pa.field("summary", pa.string()),  # reflect, summarize: the preference summary written
+    ]
+)
+
+# What `starec distill` writes: traces, the flawed ones too, and how each came about. The anchor
+# takes those whose verdict is "kept".
+DISTILLED = pa.schema(
+    [
+        *TRACES,
+        pa.field("verdict", pa.string(), nullable=False),  # kept, or why not
+        pa.field("attempt", pa.int8(), nullable=False),  # 0: the first answer; then rethinks
+        # The flawed trace that this one is the rewriting of; the two are a preference pair.
+        pa.field("rethinks", pa.string()),
+        # NDCG of the ranking; reflect: of the follow-up ranking that the summary made possible.
+        pa.field("score", pa.float32()),
+        pa.field("reply", pa.string(), nullable=False),  # as the teacher wrote it
+        pa.field("prompt_hash", pa.string(), nullable=False),  # SHA-256 of the messages
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("reply_tokens", pa.int32(), nullable=False),
     ]
 )

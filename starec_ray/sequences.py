@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import grades_of
-from starec_ray.agent.tasks import RankTask, ReflectTask, Task
+from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask, Task
 from starec_ray.data.dataset import Item
 from starec_ray.schemas import SEQUENCES
 from starec_ray.tokens import count_tokens, prompt_ids
@@ -64,13 +64,15 @@ def from_rollouts(
 def _task(trace: dict[str, Any]) -> Task:
     if trace["kind"] == "rank":
         return RankTask(trace["case_id"], trace["summary_before"])
+    if trace["kind"] == "summarize":
+        return SummarizeTask(trace["case_id"])
     return ReflectTask(
         trace["case_id"], trace["summary_before"], tuple(trace["predicted"]), trace["chosen"]
     )
 
 
 def _reply(trace: dict[str, Any], agent: Agent) -> str:
-    if trace["kind"] == "reflect":
+    if trace["kind"] != "rank":
         return f"<think>{trace['rationale']}</think>\n{trace['summary']}"
     candidates = agent.dataset.case(trace["case_id"]).candidates
     answer = agent.writer.reply_format.write(candidates, *_order_and_grades(trace, candidates))

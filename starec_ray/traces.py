@@ -2,24 +2,27 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import TOP_GRADE
-from starec_ray.agent.tasks import RankTask, ReflectTask
+from starec_ray.agent.tasks import RankTask, ReflectTask, Task
 from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.errors import DataError
 from starec_ray.schemas import TRACES
 
+KEPT = "kept"  # DISTILLED's verdict on what is learned from
 # Scores rankings (columns case_id, ranking, malformed) and so reveals the feedback.
 Score = Callable[[pa.Table], pa.Table]
 
 
 def read_traces(path: str | Path, agent: Agent) -> pa.Table:
-    """A trace table as any teacher wrote it.
+    """A trace table as any teacher wrote it; of a distillation's, the traces that were kept.
 
     Raises:
         DataError: if the file lacks a column, or has a trace of a case that isn't one of a
@@ -32,6 +35,8 @@ def read_traces(path: str | Path, agent: Agent) -> pa.Table:
             f"{path}: not a trace table, column(s) {', '.join(missing)} are missing; "
             f"starec_ray/schemas.py lists what TRACES holds."
         )
+    if "verdict" in table.column_names:
+        table = table.filter(pc.equal(table["verdict"], KEPT))
     try:
         table = table.select(TRACES.names).cast(TRACES)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -67,8 +72,10 @@ def _fault(trace: dict, agent: Agent) -> str | None:
         ):
             return f"its grades aren't {len(shown)} numbers from 0 to {TOP_GRADE}"
         return None
+    if trace["kind"] == "summarize":
+        return None if trace["summary"] else "it has no summary"
     if trace["kind"] != "reflect":
-        return f"its kind is {trace['kind']!r}, not rank or reflect"
+        return f"its kind is {trace['kind']!r}, not rank, reflect or summarize"
     if sorted(trace["predicted"] or []) != sorted(shown):
         return "what it predicted isn't a permutation of the candidates"
     if trace["chosen"] not in shown:
@@ -107,7 +114,7 @@ def write_template_traces(
         }
     )
     rows = [
-        _row("rank", task, answer, teacher.name)
+        trace_columns("rank", task, answer, teacher.name)
         for task, answer in zip(rank_tasks, answers, strict=True)
     ][: num_traces - num_reflect]
     if num_reflect:
@@ -115,12 +122,13 @@ def write_template_traces(
         for task, answer, choice in zip(rank_tasks, answers, chosen, strict=False):
             predicted = tuple(str(item_id) for item_id in answer["ranking"])
             reflect = ReflectTask(task.case_id, task.summary, predicted, choice)
-            rows.append(_row("reflect", reflect, teacher.reflect(reflect), teacher.name))
+            rows.append(trace_columns("reflect", reflect, teacher.reflect(reflect), teacher.name))
     order = rng.permutation(len(rows))
     return pa.Table.from_pylist([rows[i] for i in order], schema=TRACES)
 
 
-def _row(kind: str, task: RankTask | ReflectTask, answer: dict, teacher: str) -> dict:
+def trace_columns(kind: str, task: Task, answer: dict, teacher: str) -> dict[str, Any]:
+    """A row of `schemas.TRACES`: the task, and a teacher's answer (its own columns)."""
     return {
         "trace_id": f"{teacher}/{kind}/{task.case_id}",
         "kind": kind,

@@ -10,7 +10,7 @@ from starec_ray.agent.item_text import clean
 from starec_ray.agent.memory import MAX_SUMMARY, Memory, digest
 from starec_ray.agent.prompts import Messages, PromptWriter
 from starec_ray.agent.reply_form import ReplyForm
-from starec_ray.agent.tasks import RankTask, ReflectTask, Task
+from starec_ray.agent.tasks import RankTask, SummarizeTask, Task
 from starec_ray.data.dataset import Case, Dataset
 from starec_ray.errors import ConfigError
 
@@ -97,7 +97,7 @@ class Agent:
 
     def reply_form(self, task: Task, tokenizer: Any) -> ReplyForm | None:
         """What constrained decoding keeps a reply to; None where it is free."""
-        if not self.constrained or isinstance(task, ReflectTask):
+        if not self.constrained or not isinstance(task, RankTask):
             return None
         candidates = self.dataset.case(task.case_id).candidates
         return ReplyForm.of(self.writer.reply_format.blanks(candidates), tokenizer)
@@ -105,11 +105,11 @@ class Agent:
     def read(self, task: Task, reply: str) -> dict[str, Any]:
         """A reply's columns of the rollout table; any text whatever is read, none raises.
 
-        A ranking is malformed unless it is a permutation of the candidates; a reflection is
-        malformed if it leaves no summary, and then the old summary stays.
+        A ranking is malformed unless it is a permutation of the candidates; a reflection or
+        summarisation is malformed if it leaves no summary, and then the old summary stays.
         """
         rationale, answer = split_rationale(reply)
-        if isinstance(task, ReflectTask):
+        if not isinstance(task, RankTask):
             summary = read_summary(answer)
             return {
                 "rationale": rationale,
@@ -135,6 +135,8 @@ class Agent:
     def _messages(self, task: Task, case: Case, memory: Memory) -> Messages:
         if isinstance(task, RankTask):
             return self.writer.rank(memory, case.candidates)
+        if isinstance(task, SummarizeTask):
+            return self.writer.summarize(memory)
         place = {item.item_id: index for index, item in enumerate(case.candidates)}
         predicted = [place[item_id] for item_id in task.predicted]
         return self.writer.reflect(memory, case.candidates, predicted, place[task.chosen])

@@ -16,6 +16,11 @@ REFLECT_SYSTEM = (
     "is known. Between <think> and </think> say in one sentence what was misjudged. Then write "
     "the new preference summary in one sentence that begins with Likes."
 )
+SUMMARIZE_SYSTEM = (
+    "You keep the preference summary of this user. Between <think> and </think> say in one "
+    "sentence what the history shows. Then write the preference summary in one sentence that "
+    "begins with Likes."
+)
 POPULARITY = "The digit of a candidate is how popular it is."
 
 
@@ -71,10 +76,14 @@ class PromptWriter:
         ]
         return _messages(REFLECT_SYSTEM, lines)
 
+    def summarize(self, memory: Memory) -> Messages:
+        return _messages(SUMMARIZE_SYSTEM, self._memory(memory))
+
     def _memory(self, memory: Memory) -> list[str]:
         profile = ", ".join(f"{clean(k)} {clean(v)}" for k, v in memory.profile.items())
         lines = [f"User: {profile}"] if profile else []
-        lines.append(f"Summary: {memory.summary}")
+        if memory.summary:
+            lines.append(f"Summary: {memory.summary}")
         if memory.history:
             lines.append("Latest, + liked, - not:")
             shown = [a for a in self.attributes if a != "popularity"]

@@ -1,4 +1,4 @@
-"""What an agent can be asked to do: a ranking (fast thinking) or a reflection (slow thinking)."""
+"""What an agent can be asked: to rank (fast thinking), to reflect or to summarize (slow)."""
 
 from dataclasses import dataclass
 
@@ -25,4 +25,12 @@ class ReflectTask:
     chosen: str
 
 
-Task = RankTask | ReflectTask
+@dataclass(frozen=True, slots=True)
+class SummarizeTask:
+    """Write a preference summary from the history alone."""
+
+    case_id: str
+    summary: str = ""  # nothing is known yet
+
+
+Task = RankTask | ReflectTask | SummarizeTask

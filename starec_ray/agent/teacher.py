@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from starec_ray.agent.formats import TOP_GRADE
 from starec_ray.agent.item_text import clean, popularity_level
 from starec_ray.agent.memory import digest
-from starec_ray.agent.tasks import RankTask, ReflectTask
+from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask
 from starec_ray.data.dataset import Case, Dataset, Item
 
 YEARS_TO_FORGET = 6.0  # likeness of two items falls by e for so many years between them
@@ -72,6 +72,14 @@ class TemplateTeacher:
             )
         recent = [*case.history[-RECENT:], (chosen, True)]
         return {"rationale": rationale, "summary": digest(recent)}
+
+    def summarize(self, task: SummarizeTask) -> dict[str, Any]:
+        """The summarize trace's own columns: rationale, summary (a digest of the history)."""
+        history = self.dataset.case(task.case_id).history
+        liked = [item for item, was_liked in history if was_liked][-2:]
+        latest = " and ".join(f"{clean(item.title)}, {_traits(item)}" for item in liked)
+        rationale = f"The latest liked are {latest}." if latest else "Nothing was liked so far."
+        return {"rationale": rationale, "summary": digest(history)}
 
     def _scores(self, case: Case) -> list[float]:
         recent = [item for item, liked in case.history if liked][-RECENT:]

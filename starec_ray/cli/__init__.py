@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from starec_ray.cli import data
+from starec_ray.cli.distill import distill
 from starec_ray.cli.evaluate import evaluate
 from starec_ray.cli.rollouts import rollouts
 from starec_ray.cli.train import train
@@ -19,6 +20,7 @@ app = typer.Typer(
     "Start with: starec data prepare synthetic --out DIR, then starec train RECIPE.yaml.",
 )
 app.add_typer(data.app, name="data")
+app.command()(distill)
 app.command()(train)
 app.command()(evaluate)
 app.command()(rollouts)

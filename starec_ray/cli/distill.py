@@ -1,0 +1,135 @@
+"""`starec distill`: traces for the anchor from a teacher."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from starec_ray.errors import ConfigError
+
+
+def distill(
+    data: Annotated[Path, typer.Option(help="A prepared data folder.")],
+    out: Annotated[Path, typer.Option(help="Where the traces go; an interrupted one goes on.")],
+    teacher: Annotated[
+        str, typer.Option(help="A model of the endpoint at --base-url, or 'template'.")
+    ],
+    base_url: Annotated[
+        str, typer.Option(help="An OpenAI-compatible endpoint: https://HOST/v1.")
+    ] = "",
+    key_variable: Annotated[
+        str, typer.Option(help="The environment variable that holds the key.")
+    ] = "OPENAI_API_KEY",
+    users: Annotated[int, typer.Option(min=1, help="So many training users.")] = 200,
+    min_score: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Least NDCG of a ranking that is kept (0.5: third place)."),
+    ] = 0.5,
+    rethinks: Annotated[
+        int, typer.Option(min=0, max=9, help="How often a flawed answer goes back.")
+    ] = 2,
+    reply_format: Annotated[
+        str, typer.Option(help="How the teacher writes rankings: titles or grades.")
+    ] = "titles",
+    history_shown: Annotated[int, typer.Option(min=0, help="Newest items in a prompt.")] = 20,
+    max_prompt_tokens: Annotated[
+        int, typer.Option(min=256, help="Room for a prompt (tokens, counted as 3 characters).")
+    ] = 8192,
+    max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer, thoughts too.")] = 4096,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.6,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
+    requests_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
+    tries: Annotated[int, typer.Option(min=1, help="For each request, before it is left.")] = 6,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for one answer.")] = 300,
+    budget_requests: Annotated[
+        int, typer.Option(min=0, help="Stop after so many requests; 0: no limit.")
+    ] = 0,
+    budget_tokens: Annotated[
+        int, typer.Option(min=0, help="Stop after so many tokens; 0: no limit.")
+    ] = 0,
+    extra_body: Annotated[
+        str, typer.Option(help="JSON of more request fields, as the endpoint knows them.")
+    ] = "{}",
+    popularity_weight: Annotated[
+        float, typer.Option(min=0, help="Of the template teacher: how much popularity counts.")
+    ] = 0.3,
+    seed: Annotated[int, typer.Option(help="Of the choice of users, and of each request.")] = 0,
+) -> None:
+    """Let a teacher play the agent's loop on training users, and keep what is sound.
+
+    It summarizes histories, ranks, reflects on its real mistakes, and ranks again. Answers are
+    screened (form, then NDCG); a flawed one goes back with its fault named. OUT holds
+    traces.parquet (for `starec train … anchor.traces_path=OUT/traces.parquet`), report.json,
+    report.png, and journal.jsonl: started again, nothing that was answered is asked twice.
+    """
+    from starec_ray.agent.agent import Agent
+    from starec_ray.agent.formats import FORMATS
+    from starec_ray.agent.prompts import PromptWriter
+    from starec_ray.data.dataset import Dataset, load_targets
+    from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
+    from starec_ray.distill.journal import Journal
+    from starec_ray.distill.pipeline import Distillation, DistillSettings
+    from starec_ray.distill.report import print_distillation, write_distillation
+    from starec_ray.distill.teachers import Teacher, TemplateAnswers
+
+    if reply_format not in FORMATS:
+        raise ConfigError(f"--reply-format {reply_format!r}: choose {' or '.join(FORMATS)}.")
+    console = Console()
+    dataset = Dataset.load(data)
+    writer = PromptWriter(
+        FORMATS[reply_format],
+        ("year", "tags", "people", "popularity"),
+        max((item.popularity for item in dataset.items.values()), default=0),
+        think_before_ranking=True,
+    )
+    agent = Agent(dataset, writer, history_shown, max_prompt_tokens, constrained=False)
+    asked: Teacher
+    if teacher == "template":
+        asked = TemplateAnswers(dataset, FORMATS[reply_format], popularity_weight)
+    elif not base_url:
+        raise ConfigError(f"--teacher {teacher} is a model of an endpoint: give its --base-url.")
+    else:
+        asked = EndpointTeacher(
+            EndpointSettings(
+                base_url=base_url,
+                model=teacher,
+                key_variable=key_variable,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                concurrency=concurrency,
+                requests_per_minute=requests_per_minute,
+                tries=tries,
+                timeout_s=timeout,
+                budget_requests=budget_requests,
+                budget_tokens=budget_tokens,
+                extra_body=_json_object(extra_body),
+            )
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    settings = DistillSettings(users, min_score, rethinks, seed)
+    with Journal(out / "journal.jsonl", asked.name) as journal:
+        if len(journal):
+            console.print(f"going on: {len(journal)} answers are there")
+        targets = load_targets(data)
+        traces = Distillation(agent, targets, asked, journal, settings).run()
+        summary = write_distillation(out, traces, asdict(asked.usage))
+    print_distillation(summary, console)
+    if faults := asked.usage.faults:
+        told = ", ".join(f"{cause} {count} ×" for cause, count in faults.most_common())
+        console.print(f"requests that failed: {told}")
+    if asked.usage.budget_spent:
+        console.print("[yellow]the budget is spent:[/] the same command goes on from here")
+    console.print(f"traces: {out / 'traces.parquet'}")
+
+
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--extra-body is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError("--extra-body is no JSON object: write '{\"name\": value}'.")
+    return value

@@ -1,0 +1,1 @@
+"""Structured distillation: a teacher plays the agent's loop, and what is sound becomes traces."""

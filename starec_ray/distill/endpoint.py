@@ -1,0 +1,209 @@
+"""A teacher behind an OpenAI-compatible endpoint."""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+from aiolimiter import AsyncLimiter
+from openai.types.chat import ChatCompletion
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from starec_ray.agent.agent import split_rationale
+from starec_ray.distill.teachers import Answer, Question, Record, Usage
+from starec_ray.errors import ConfigError
+
+# What no second try mends: a wrong key, a model that isn't there.
+FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+
+
+class EmptyAnswerError(Exception):
+    """The endpoint answered without a word."""
+
+
+class NoCompletionError(Exception):
+    """What the endpoint sent is no completion: a proxy's page, say."""
+
+
+class _BudgetSpentError(Exception):
+    """No request is sent any more."""
+
+
+PASSING = (
+    openai.APIConnectionError,  # a cut stream and a timeout too
+    openai.RateLimitError,
+    openai.InternalServerError,
+    openai.ConflictError,
+    openai.APIResponseValidationError,
+    EmptyAnswerError,
+    NoCompletionError,
+)
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """How an endpoint is asked.
+
+    `budget_requests` and `budget_tokens` hold for one call of the command; 0 is without limit.
+    Requests under way when a token budget is reached are still waited for.
+    """
+
+    base_url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    temperature: float = 0.6
+    max_tokens: int = 2048
+    concurrency: int = 8
+    requests_per_minute: int = 0
+    tries: int = 6
+    longest_wait_s: float = 60.0
+    timeout_s: float = 300.0
+    budget_requests: int = 0
+    budget_tokens: int = 0
+    extra_body: dict[str, Any] = field(default_factory=dict)
+
+
+class EndpointTeacher:
+    """Asks with bounded concurrency and rate; what fails in passing is tried again, later and
+    later, as long as the endpoint asks for.
+
+    Raises (from `answer`):
+        ConfigError: if the endpoint refuses the key or doesn't know the model.
+    """
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        self.settings = settings
+        self.name = settings.model
+        self.usage = Usage()
+        # Servers of one's own need no key; the client insists on one.
+        self._key = os.environ.get(settings.key_variable) or "none"
+
+    def answer(self, questions: Sequence[Question], record: Record) -> None:
+        asyncio.run(self._answer_all(questions, record))
+
+    async def _answer_all(self, questions: Sequence[Question], record: Record) -> None:
+        settings = self.settings
+        slots = asyncio.Semaphore(settings.concurrency)
+        rate = None
+        if settings.requests_per_minute:
+            # Spread evenly: a burst is what endpoints refuse.
+            rate = AsyncLimiter(1, 60.0 / settings.requests_per_minute)
+        client = openai.AsyncOpenAI(
+            base_url=settings.base_url,
+            api_key=self._key,
+            timeout=settings.timeout_s,
+            max_retries=0,  # tries are counted here
+        )
+
+        async def one(question: Question) -> None:
+            async with slots:
+                try:
+                    answer = await self._with_retries(client, rate, question)
+                except _BudgetSpentError:
+                    self.usage.budget_spent = True
+                except FATAL as error:
+                    raise ConfigError(
+                        f"{settings.base_url} refuses model {settings.model!r} with the key in "
+                        f"{settings.key_variable}: {error.message}"
+                    ) from None
+                except (*PASSING, openai.APIError):
+                    pass  # counted where it happened; the question stays open
+                else:
+                    self.usage.answers += 1
+                    record(question, answer)
+
+        try:
+            async with client, asyncio.TaskGroup() as group:
+                for question in questions:
+                    group.create_task(one(question))
+        except* ConfigError as refusals:
+            raise refusals.exceptions[0] from None
+
+    async def _with_retries(
+        self, client: openai.AsyncOpenAI, rate: AsyncLimiter | None, question: Question
+    ) -> Answer:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(PASSING),
+            stop=stop_after_attempt(self.settings.tries),
+            wait=self._wait,
+            reraise=True,
+        )
+        return await retrying(self._ask, client, rate, question)
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds until the next try: what the endpoint asks for, else twice as long each time."""
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        longest = self.settings.longest_wait_s
+        if isinstance(error, openai.APIStatusError):
+            asked = error.response.headers.get("retry-after", "")
+            if asked.replace(".", "", 1).isdigit():
+                return min(float(asked), longest)
+        return wait_random_exponential(multiplier=1, max=longest)(state)
+
+    async def _ask(
+        self, client: openai.AsyncOpenAI, rate: AsyncLimiter | None, question: Question
+    ) -> Answer:
+        if rate is not None:
+            await rate.acquire()
+        settings, usage = self.settings, self.usage
+        if settings.budget_requests and usage.requests >= settings.budget_requests:
+            raise _BudgetSpentError
+        if settings.budget_tokens and usage.tokens >= settings.budget_tokens:
+            raise _BudgetSpentError
+        usage.requests += 1
+        try:
+            completion = await client.chat.completions.create(
+                model=settings.model,
+                messages=question.messages,  # type: ignore[arg-type]
+                temperature=settings.temperature,
+                max_tokens=settings.max_tokens,
+                seed=question.seed,
+                extra_body=settings.extra_body or None,
+            )
+            return self._read(completion)
+        except json.JSONDecodeError as error:
+            usage.faults[_cause(NoCompletionError())] += 1
+            raise NoCompletionError from error
+        except (openai.APIError, EmptyAnswerError, NoCompletionError) as error:
+            usage.faults[_cause(error)] += 1
+            raise
+
+    def _read(self, completion: Any) -> Answer:
+        if not isinstance(completion, ChatCompletion) or not completion.choices:
+            raise NoCompletionError
+        spent = completion.usage
+        prompt_tokens = spent.prompt_tokens if spent else 0
+        reply_tokens = spent.completion_tokens if spent else 0
+        self.usage.tokens += prompt_tokens + reply_tokens
+        message = completion.choices[0].message
+        # A field of the endpoint's own, or think tags in the text.
+        told = message.model_extra or {}
+        reasoning = told.get("reasoning_content") or told.get("reasoning") or ""
+        inline, text = split_rationale(message.content or "")
+        if not text.strip():
+            raise EmptyAnswerError
+        return Answer(text, reasoning or inline, prompt_tokens, reply_tokens)
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, openai.APIStatusError):
+        return f"HTTP {error.status_code}"
+    if isinstance(error, openai.APITimeoutError):
+        return "timeout"
+    if isinstance(error, openai.APIConnectionError):
+        return "connection lost"
+    causes: dict[type[Exception], str] = {
+        EmptyAnswerError: "empty answer",
+        NoCompletionError: "no completion",
+    }
+    return causes.get(type(error), type(error).__name__)

@@ -1,0 +1,109 @@
+"""What a teacher is asked and answers, whoever it is."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from starec_ray.agent.formats import ReplyFormat
+from starec_ray.agent.prompts import Messages
+from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask, Task
+from starec_ray.agent.teacher import TemplateTeacher
+from starec_ray.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request to a teacher: a task as chat messages."""
+
+    task: Task
+    messages: Messages
+    seed: int
+
+    @property
+    def prompt_hash(self) -> str:
+        """SHA-256 of the messages, hexadecimal."""
+        text = json.dumps(self.messages, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def key(self, teacher: str) -> str:
+        """What one answer is kept under: the same teacher, messages and seed are asked once."""
+        text = f"{teacher}\n{self.seed}\n{self.prompt_hash}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. `reasoning` is the teacher's thinking, `text` the answer without it."""
+
+    text: str
+    reasoning: str
+    prompt_tokens: int
+    reply_tokens: int
+
+
+@dataclass
+class Usage:
+    """What a teacher was asked in this process."""
+
+    requests: int = 0
+    answers: int = 0
+    tokens: int = 0  # of prompts and replies
+    faults: Counter[str] = field(default_factory=Counter)  # requests that failed, by cause
+    budget_spent: bool = False
+
+
+Record = Callable[[Question, Answer], None]
+
+
+class Teacher(Protocol):
+    """Answers questions, in any order, and calls `record` for each answer as it comes.
+
+    A question that can't be answered is left out, its cause counted in `usage`; so are those for
+    which a budget had nothing left.
+    """
+
+    name: str
+    usage: Usage
+
+    def answer(self, questions: Sequence[Question], record: Record) -> None: ...
+
+
+class TemplateAnswers:
+    """The template teacher, speaking as the others do: in replies that have to be read."""
+
+    name = "template"
+
+    def __init__(
+        self, dataset: Dataset, reply_format: ReplyFormat, popularity_weight: float
+    ) -> None:
+        self.usage = Usage()
+        self._dataset = dataset
+        self._format = reply_format
+        self._teacher = TemplateTeacher(
+            dataset, ("tags", "people", "year", "popularity"), popularity_weight
+        )
+
+    def answer(self, questions: Sequence[Question], record: Record) -> None:
+        for question in questions:
+            self.usage.requests += 1
+            self.usage.answers += 1
+            record(question, self._answer(question.task))
+
+    def _answer(self, task: Task) -> Answer:
+        if isinstance(task, RankTask):
+            told = self._teacher.rank(task)
+            candidates = self._dataset.case(task.case_id).candidates
+            place = {item.item_id: index for index, item in enumerate(candidates)}
+            order = [place[item_id] for item_id in told["ranking"]]
+            text = self._format.write(candidates, order, told["grades"])
+        elif isinstance(task, ReflectTask):
+            told = self._teacher.reflect(task)
+            text = told["summary"]
+        else:
+            assert isinstance(task, SummarizeTask)
+            told = self._teacher.summarize(task)
+            text = told["summary"]
+        return Answer(text, told["rationale"], 0, 0)

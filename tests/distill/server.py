@@ -1,0 +1,126 @@
+"""An HTTP server that speaks the OpenAI protocol, and fails in the ways asked of it."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+FAULTS = ("HTTP 429", "HTTP 500", "timeout", "connection lost", "empty answer", "no completion")
+SLOW_S = 1.5
+
+
+class TeacherServer(ThreadingHTTPServer):
+    """Answers chat completions by rule, the first requests with `faults`, one each.
+
+    It thinks, ranks in the order shown, and moves to the front what a correction names. It likes
+    whatever the first line of the history says.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, faults: Iterable[str], *, reasoning: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.faults = list(faults)
+        self.reasoning = reasoning  # "inline" or the name of a field
+        self.seen: list[dict[str, Any]] = []
+        self.at_once = self.most_at_once = 0
+        self.guard = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+@contextmanager
+def teacher_server(
+    faults: Iterable[str] = (), *, reasoning: str = "inline"
+) -> Iterator[TeacherServer]:
+    server = TeacherServer(faults, reasoning=reasoning)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def answer_to(messages: list[dict[str, str]]) -> tuple[str, str]:
+    """(reasoning, text) by rule."""
+    prompt = messages[1]["content"]
+    last = messages[-1]["content"]
+    if "Candidates:" not in prompt:
+        liked = re.search(r"^\+ (\w+)", prompt, re.MULTILINE)
+        return "The latest was liked a lot.", f"Likes {liked[1] if liked else 'nothing'}."
+    names = [line.split(" (")[0] for line in prompt.split("Candidates:\n")[1].splitlines()]
+    names = [re.sub(r"( \d)$", "", name) for name in names]
+    if chosen := re.search(r"The user chose (.+?), which you placed", last):
+        names.sort(key=lambda name: name != chosen[1])
+    lines = [f"{rank}. {name}" for rank, name in enumerate(names, start=1)]
+    return "These stand as they were shown.", "\n".join(lines)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: TeacherServer
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.guard:
+            fault = self.server.faults.pop(0) if self.server.faults else ""
+            self.server.seen.append(request)
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+        try:
+            self._answer(request, fault)
+        finally:
+            with self.server.guard:
+                self.server.at_once -= 1
+
+    def _answer(self, request: dict[str, Any], fault: str) -> None:
+        if fault.startswith("HTTP "):
+            self._send(int(fault.split()[1]), b'{"error": {"message": "not now"}}')
+            return
+        if fault == "no completion":
+            self._send(200, b"<html>a proxy's page</html>")
+            return
+        if fault == "timeout":
+            time.sleep(SLOW_S)
+        reasoning, text = answer_to(request["messages"])
+        message = {"role": "assistant", "content": text}
+        if fault == "empty answer":
+            message["content"] = ""
+        elif self.server.reasoning == "inline":
+            message["content"] = f"<think>{reasoning}</think>\n{text}"
+        else:
+            message[self.server.reasoning] = reasoning
+        body = json.dumps(
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": request["model"],
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60},
+            }
+        ).encode()
+        self._send(200, body, cut=fault == "connection lost")
+
+    def _send(self, status: int, body: bytes, *, cut: bool = False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if status == 429:
+            self.send_header("Retry-After", "0.05")
+        self.end_headers()
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client has given up waiting
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self.close_connection = True
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing on the test's output."""

@@ -1,0 +1,164 @@
+"""The loop that a teacher plays: what is asked, screened, rethought, kept, and resumed."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from starec_ray.agent.agent import Agent
+from starec_ray.agent.formats import FORMATS
+from starec_ray.agent.prompts import PromptWriter
+from starec_ray.data.dataset import Dataset, load_targets
+from starec_ray.data.prepare import prepare
+from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
+from starec_ray.distill.journal import Journal
+from starec_ray.distill.pipeline import Distillation, DistillSettings
+from starec_ray.distill.report import summarise, write_distillation
+from starec_ray.distill.teachers import TemplateAnswers
+from starec_ray.metrics import ndcg_at
+from starec_ray.schemas import DISTILLED
+from starec_ray.traces import read_traces
+from tests.distill.server import teacher_server
+
+USERS = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distill") / "data"
+    protocol = {"train_users": 40, "validation_users": 0, "test_users": 10, "negatives": 7}
+    prepare("synthetic", folder, **protocol)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def agent(data) -> Agent:
+    writer = PromptWriter(FORMATS["titles"], ("year", "tags"), 1, think_before_ranking=True)
+    return Agent(Dataset.load(data), writer, 10, 8192, constrained=False)
+
+
+def distil(agent, data, path, server=None, **endpoint):
+    if server is None:
+        teacher = TemplateAnswers(agent.dataset, agent.writer.reply_format, 0.3)
+    else:
+        settings = {"longest_wait_s": 0.02, "timeout_s": 0.5} | endpoint
+        teacher = EndpointTeacher(EndpointSettings(server.url, "small", **settings))
+    with Journal(path, teacher.name) as journal:
+        settings = DistillSettings(USERS, min_score=0.5, rethinks=2, seed=3)
+        table = Distillation(agent, load_targets(data), teacher, journal, settings).run()
+    return table, teacher.usage
+
+
+@pytest.fixture(scope="module")
+def table(agent, data, tmp_path_factory):
+    with teacher_server() as server:
+        table, _ = distil(agent, data, tmp_path_factory.mktemp("journal") / "j", server)
+    return table
+
+
+def test_all_three_kinds_come_of_training_users_alone(table, agent):
+    assert table.schema == DISTILLED
+    assert set(table["kind"].to_pylist()) == {"rank", "reflect", "summarize"}
+    allowed = set(agent.dataset.case_ids("train"))
+    assert set(table["case_id"].to_pylist()) <= allowed
+    assert len({case_id.split("/")[0] for case_id in table["case_id"].to_pylist()}) == USERS
+
+
+def test_scores_are_the_ndcg_of_the_rankings_and_screening_keeps_to_the_threshold(table, data):
+    targets = load_targets(data)
+    for row in table.to_pylist():
+        if row["kind"] != "rank":
+            continue
+        rank = row["ranking"].index(targets[row["case_id"]]) + 1
+        assert row["score"] == pytest.approx(ndcg_at([rank], 20)[0])
+        assert row["verdict"] == ("kept" if row["score"] >= 0.5 else "low score")
+
+
+def test_a_flawed_ranking_goes_back_with_the_misplaced_item_named_and_both_are_kept(table, data):
+    rows = {row["trace_id"]: row for row in table.to_pylist()}
+    rewritten = [row for row in rows.values() if row["kind"] == "rank" and row["rethinks"]]
+    assert rewritten
+    targets = load_targets(data)
+    for row in rewritten:
+        flawed = rows[row["rethinks"]]
+        assert flawed["case_id"] == row["case_id"] and flawed["verdict"] == "low score"
+        # This teacher moves to the front what the correction names.
+        assert row["ranking"][0] == targets[row["case_id"]] and row["verdict"] == "kept"
+        assert (flawed["attempt"], row["attempt"]) == (0, 1)
+
+
+def test_reflections_are_on_the_teachers_real_mistakes(table, data):
+    targets = load_targets(data)
+    first = {
+        row["case_id"]: row["ranking"]
+        for row in table.to_pylist()
+        if row["kind"] == "rank" and row["attempt"] == 0 and row["case_id"].endswith("/0")
+    }
+    reflections = [row for row in table.to_pylist() if row["kind"] == "reflect"]
+    assert reflections
+    for row in reflections:
+        assert row["predicted"] == first[row["case_id"]]
+        assert row["chosen"] == targets[row["case_id"]] != row["predicted"][0]
+    wrong = {case_id for case_id, ranking in first.items() if ranking[0] != targets[case_id]}
+    assert {row["case_id"] for row in reflections} == wrong
+
+
+def test_the_teacher_never_sees_a_target_before_it_ranked(agent, data, tmp_path):
+    targets = load_targets(data)
+    titles = {item.item_id: item.title for item in agent.dataset.items.values()}
+    with teacher_server() as server:
+        distil(agent, data, tmp_path / "j", server)
+    for request in server.seen:
+        prompt = request["messages"][1]["content"]
+        if "Candidates:" in prompt or "You predicted:" in prompt:
+            continue
+        case = next(c for c in targets if _asks_for(agent, c, prompt))
+        assert titles[targets[case]] not in prompt
+
+
+def _asks_for(agent, case_id, prompt) -> bool:
+    case = agent.dataset.case(case_id)
+    return all(f" {item.title} " in prompt for item, _ in case.history[-3:])
+
+
+def test_a_run_that_failed_and_stopped_anywhere_ends_in_the_same_table(
+    table, agent, data, tmp_path
+):
+    faults = ["HTTP 500", "HTTP 429", "timeout", "connection lost", "empty answer", "no completion"]
+    asked = 0
+    for budget in (5, 11, 17, 0):
+        with teacher_server(faults) as server:
+            again, usage = distil(
+                agent, data, tmp_path / "j", server, concurrency=2, budget_requests=budget
+            )
+            asked += usage.answers
+        assert usage.budget_spent == bool(budget)
+    assert again.equals(table)
+    assert asked == len((tmp_path / "j").read_text().splitlines())  # nothing was asked twice
+
+
+def test_what_was_kept_drops_into_the_anchor(table, agent, tmp_path):
+    pq.write_table(table, tmp_path / "traces.parquet")
+    traces = read_traces(tmp_path / "traces.parquet", agent)
+    assert len(traces) == table["verdict"].to_pylist().count("kept") < len(table)
+
+
+def test_the_report_counts_what_the_table_holds(table, tmp_path):
+    summary = write_distillation(tmp_path, table, {"requests": 1})
+    assert json.loads((tmp_path / "report.json").read_text()) == summary
+    verdicts = summary["verdicts"]
+    assert sum(sum(counts.values()) for counts in verdicts.values()) == len(table)
+    assert summary["kept"] == table["verdict"].to_pylist().count("kept")
+    ndcg = summary["ndcg"]["rank"]
+    assert ndcg["asked"] < ndcg["screened"] <= 1 and ndcg["rethought"] > ndcg["asked"]
+    assert summary["tokens"] == {"prompt": 50 * len(table), "reply": 10 * len(table)}
+    assert (tmp_path / "report.png").stat().st_size > 1000
+    assert pq.read_table(tmp_path / "traces.parquet").equals(table)
+
+
+def test_the_template_teacher_goes_the_same_way(agent, data, tmp_path):
+    table, _ = distil(agent, data, tmp_path / "j")
+    summary = summarise(table)
+    assert set(summary["verdicts"]) == {"rank", "reflect", "summarize"}
+    assert summary["kept"] > USERS
+    assert "malformed" not in summary["verdicts"]["rank"]
