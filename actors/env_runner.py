@@ -14,6 +14,7 @@ from ray.rllib.utils.actor_manager import FaultAwareApply
 from actors.engine import REPLY_FORM, replace_weights, saved_weights, start_engine
 from actors.weight_transfer.base import Ticket
 from starec_ray.agent.agent import Agent, Prompt
+from starec_ray.agent.formats import GRADES
 from starec_ray.agent.reply_form import ReplyForm
 from starec_ray.agent.tasks import RankTask, Task
 from starec_ray.data.dataset import Dataset
@@ -58,7 +59,8 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         Args:
             tasks: rankings or reflections.
             rollouts: answers to each prompt, whose prefix is computed once.
-            temperature: 0 is greedy; above it no top-p and no top-k cut the distribution.
+            temperature: 0 is greedy, and ranks by expected grades where candidates are graded;
+                above it no top-p and no top-k cut the distribution.
             seed: the same tasks, weights and seed give the same answers.
             weight_version: the version that the engine must hold.
 
@@ -88,6 +90,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                 f"max_rank_tokens is {self.config.max_rank_tokens}, but a whole ranking takes up "
                 f"to {longest} tokens here: raise it."
             )
+        expecting = temperature == 0 and self.agent.grades_candidates
         torch.manual_seed(seed)
         answers = self.llm.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in token_ids],
@@ -98,7 +101,8 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                     max_tokens=self._max_tokens(task),
                     # vLLM adds the rollout's number: no two rollouts draw alike.
                     seed=(seed + number) * rollouts if self._seeds_each_request else None,
-                    logprobs=0,  # the sampled token's alone
+                    # The sampled token's alone, or those of all grades.
+                    logprobs=len(GRADES) if expecting else 0,
                     extra_args={REPLY_FORM: form.plain()} if form else None,
                 )
                 for number, (task, form) in enumerate(zip(tasks, forms, strict=True))
@@ -106,7 +110,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             use_tqdm=False,
         )
         rows = [
-            self._row(number, task, prompt, ids, form, rollout, answer)
+            self._row(number, task, prompt, ids, form, rollout, answer, expecting)
             for number, (task, prompt, ids, form, request) in enumerate(
                 zip(tasks, prompts, token_ids, forms, answers, strict=True)
             )
@@ -152,8 +156,13 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         form: ReplyForm | None,
         rollout: int,
         answer: Any,
+        expecting: bool,
     ) -> dict[str, Any]:
         reply_ids = list(answer.token_ids)
+        expected_grades: list[float] = []
+        if form and expecting:
+            steps = [{token: p.logprob for token, p in step.items()} for step in answer.logprobs]
+            expected_grades = form.expected_options(reply_ids, steps)
         reply = self.tokenizer.decode(reply_ids, skip_special_tokens=True)
         return {
             "kind": "rank" if isinstance(task, RankTask) else "reflect",
@@ -162,7 +171,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             "rollout": rollout,
             "prompt": "\n\n".join(message["content"] for message in prompt.messages),
             "reply": reply,
-            **self.agent.read(task, reply),
+            **self.agent.read(task, reply, expected_grades),
             "history_shed": prompt.history_shed,
             "finish_reason": answer.finish_reason,
             "weight_version": self.weight_version,

@@ -81,7 +81,8 @@ def token_loss(
 ) -> tuple[Tensor, TokenStats]:
     """This micro-batch's part of the batch's loss (a scalar), and its statistics.
 
-    The anchor's tokens take their negative log-likelihood, the others the clipped policy loss
+    The anchor's tokens take their negative log-likelihood times their trace's weight (in
+    `advantages_N`), the others the clipped policy loss
     and, with a reference, `kl_coeff` times the KL estimate. `component_weights` (len(COMPONENTS),)
     is 1 / N_c. All (N,) tensors are float32 but `components_N` (int64, index into COMPONENTS).
     """
@@ -90,7 +91,7 @@ def token_loss(
     sampled_N = torch.where(is_policy_N, sampled_N, logprobs_N.detach())
     ratio_N = importance_ratio(logprobs_N, sampled_N)
     policy_N = policy_losses(ratio_N, advantages_N, objective.clip_low, objective.clip_high)
-    losses_N = torch.where(is_policy_N, policy_N, -logprobs_N)
+    losses_N = torch.where(is_policy_N, policy_N, -logprobs_N * advantages_N)
     kl_N = torch.zeros_like(losses_N)
     if reference_N is not None:
         kl_N = torch.where(is_policy_N, kl_losses(logprobs_N, reference_N), kl_N)

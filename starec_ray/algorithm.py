@@ -6,6 +6,7 @@ GRPO iteration of stage two: rank, feedback, reflect, rank again, update.
 
 import functools
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from actors.weight_transfer.object_store import ObjectStoreTransfer
 from starec_ray import sequences
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask, Task
+from starec_ray.anchor import AnchorData
 from starec_ray.case_order import CaseOrder
 from starec_ray.config import STARecConfig
 from starec_ray.data.dataset import Dataset
@@ -75,6 +77,7 @@ class STARec(Algorithm):
         self.cases = CaseOrder(self.dataset.case_ids("train"), config.seed)
         self.anchor_updates_done = 0
         self.iterations_done = 0  # of stage two
+        self.best_epoch_score = -math.inf  # of stage one
         self.latest_rollouts: pa.Table | None = None  # what the run directory keeps
         self.report: dict[str, Any] = {}
         self._sync_weights()
@@ -101,20 +104,39 @@ class STARec(Algorithm):
 
     def _anchor(self) -> None:
         """Stage one: token NLL on traces."""
-        batches = self._anchor_batches()
-        last = min(
-            self.anchor_updates, self.anchor_updates_done + self.config.anchor_updates_per_iteration
-        )
+        data, done = self.anchor_data, self.anchor_updates_done
+        epoch_ends = (done // data.updates_per_epoch + 1) * data.updates_per_epoch
+        last = min(epoch_ends, done + self.config.anchor_updates_per_iteration)
         with self._timed("update"):
-            steps = [
-                self._update(batches[step], "anchor")
-                for step in range(self.anchor_updates_done, last)
-            ]
+            steps = [self._update(data.batch(step), "anchor") for step in range(done, last)]
         self.report |= {key: float(np.mean([step[key] for step in steps])) for key in steps[0]}
         self.anchor_updates_done = last
         self._sync_weights()
+        if last == epoch_ends:
+            self._end_epoch()
         if self.stage == "reinforce":
             self.freeze_anchor()
+
+    def _end_epoch(self) -> None:
+        """Measures the anchor on held-out traces and users, and keeps the best epoch's weights."""
+        config, score = self.config, 0.0
+        with self._timed("validate"):
+            if len(self.anchor_data.held_out):
+                nll = self.learners("nll", self.anchor_data.held_out)[0]["nll"]
+                self.report["held_out_nll"] = nll
+                score = -nll
+            if cases := config.anchor_validation_cases:
+                self.report |= self.evaluate(limit=cases)
+                score = self.report["validation"]["ndcg@10"]
+        if config.anchor_epochs == 1:
+            return
+        best = str(Path(self.logdir) / "best_epoch")
+        if score > self.best_epoch_score:
+            self.best_epoch_score = score
+            self.learners("save_checkpoint", best)
+        elif self.stage == "reinforce":
+            self.learners("load_checkpoint", best)
+            self._sync_weights()
 
     def _reinforce(self) -> None:
         """Stage two: rank → feedback → reflect → rank again → GRPO on both kinds of rollout."""
@@ -170,41 +192,45 @@ class STARec(Algorithm):
     # --- the parts of an iteration -----------------------------------------------------------
 
     @functools.cached_property
-    def traces(self) -> pa.Table:
+    def anchor_data(self) -> AnchorData:
         """The anchor's traces: those given, else the template teacher's."""
         config = self.config
-        if config.traces_path:
-            table = read_traces(config.traces_path, self.agent)
+        if config.traces:
+            table = pa.concat_tables([read_traces(path, self.agent) for path in config.traces])
             order = np.random.default_rng(config.seed).permutation(len(table))
-            return table.take(order[: config.num_traces])
-        return write_template_traces(
+            table = table.take(order[: config.num_traces])
+        else:
+            table = write_template_traces(
+                self.agent,
+                self.reward_group.score,
+                num_traces=config.num_traces,
+                reflect_share=config.reflect_trace_share,
+                popularity_weight=config.teacher_popularity_weight,
+                seed=config.seed,
+            )
+        return AnchorData(
+            table,
             self.agent,
-            self.reward_group.score,
-            num_traces=config.num_traces,
-            reflect_share=config.reflect_trace_share,
-            popularity_weight=config.teacher_popularity_weight,
+            self.tokenizer,
+            weights=config.trace_weights,
+            held_out_share=config.held_out_trace_share,
+            epochs=config.anchor_epochs,
+            batch_size=config.anchor_batch_size,
             seed=config.seed,
         )
 
     @property
     def anchor_updates(self) -> int:
         """Optimiser steps of stage one."""
-        if not self.config.anchor_epochs:
+        return self.anchor_data.updates if self.config.anchor_epochs else 0
+
+    @property
+    def anchor_iterations(self) -> int:
+        """`train()` calls of stage one."""
+        if not self.anchor_updates:
             return 0
-        return self.config.anchor_epochs * -(-len(self.traces) // self.config.anchor_batch_size)
-
-    def _anchor_batches(self) -> list[pa.Table]:
-        """All batches of stage one, in order: each epoch a seeded shuffle of the traces."""
-        table, size = self._trace_sequences, self.config.anchor_batch_size
-        batches = []
-        for epoch in range(self.config.anchor_epochs):
-            order = np.random.default_rng((self.config.seed, epoch)).permutation(len(table))
-            batches += [table.take(order[i : i + size]) for i in range(0, len(table), size)]
-        return batches
-
-    @functools.cached_property
-    def _trace_sequences(self) -> pa.Table:
-        return sequences.from_traces(self.traces, self.agent, self.tokenizer)
+        each = -(-self.anchor_data.updates_per_epoch // self.config.anchor_updates_per_iteration)
+        return self.config.anchor_epochs * each
 
     def _sample(self, phase: str, tasks: Sequence[Task], rollouts: int, seed: int) -> pa.Table:
         with self._timed(phase):

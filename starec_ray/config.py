@@ -16,6 +16,7 @@ from learners.module import PlaceholderModule
 from starec_ray.config_checks import check_fields
 from starec_ray.errors import ConfigError
 from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
+from starec_ray.traces import trace_table
 
 
 class ModelSection(dict):
@@ -58,8 +59,11 @@ class STARecConfig(AlgorithmConfig):
         self.max_rank_tokens = 256
         self.max_reflect_tokens = 128
         # .anchor()
-        self.traces_path: str | None = None
+        self.traces: Sequence[str] = ()
+        self.trace_weights: dict = {}
         self.num_traces = 1000
+        self.held_out_trace_share = 0.1
+        self.anchor_validation_cases = 0
         self.reflect_trace_share = 0.25
         self.teacher_popularity_weight = 0.3
         self.anchor_epochs = 1
@@ -171,8 +175,11 @@ class STARecConfig(AlgorithmConfig):
     def anchor(
         self,
         *,
-        traces_path: str | None = NotProvided,
+        traces: Sequence[str] = NotProvided,
+        trace_weights: dict = NotProvided,
         num_traces: int = NotProvided,
+        held_out_trace_share: float = NotProvided,
+        anchor_validation_cases: int = NotProvided,
         reflect_trace_share: float = NotProvided,
         teacher_popularity_weight: float = NotProvided,
         anchor_epochs: int = NotProvided,
@@ -183,9 +190,16 @@ class STARecConfig(AlgorithmConfig):
         """Sets stage one: supervised learning of a teacher's traces.
 
         Args:
-            traces_path: a Parquet file of `schemas.TRACES`; without one the template teacher
-                writes traces for training users.
-            num_traces: how many traces to learn (at most those there are).
+            traces: Parquet files of `schemas.TRACES`, as `starec distill` writes them; "bundled"
+                is the set that comes with the package, for the demo's data. Without any the
+                template teacher writes traces for training users.
+            trace_weights: weight in the loss of each kind (rank, reflect, summarize); 1 where
+                one isn't named, 0 leaves it out.
+            num_traces: how many traces to take (at most those there are).
+            held_out_trace_share: share of the traces' users to hold out; their NLL is measured
+                after each epoch.
+            anchor_validation_cases: validation users to rank for after each epoch; the best
+                epoch is kept, by NDCG@10, without these cases by the held-out NLL.
             reflect_trace_share: share of them that are reflections (template teacher).
             teacher_popularity_weight: how much the template teacher looks at popularity beside
                 likeness to the history.
@@ -195,8 +209,11 @@ class STARecConfig(AlgorithmConfig):
             anchor_updates_per_iteration: optimiser steps in one `train()` call.
         """
         return self._take(
-            traces_path=traces_path,
+            traces=traces,
+            trace_weights=trace_weights,
             num_traces=num_traces,
+            held_out_trace_share=held_out_trace_share,
+            anchor_validation_cases=anchor_validation_cases,
             reflect_trace_share=reflect_trace_share,
             teacher_popularity_weight=teacher_popularity_weight,
             anchor_epochs=anchor_epochs,
@@ -380,8 +397,7 @@ class STARecConfig(AlgorithmConfig):
         self.check_inputs()
         # Actors may have other working folders.
         self.data_path = str(Path(self.data_path).absolute())
-        if self.traces_path is not None:
-            self.traces_path = str(Path(self.traces_path).absolute())
+        self.traces = [str(path.absolute()) for path in map(trace_table, self.traces)]
         self.model_path = resolve_model(self.model_name)
         check_chat_template(self.model_path)
         on_gpu = self.num_gpus_per_learner > 0 or self.num_gpus_per_env_runner > 0
@@ -395,8 +411,9 @@ class STARecConfig(AlgorithmConfig):
                 f"data path {self.data_path!r} isn't a prepared data folder (no manifest.json). "
                 "Make one: starec data prepare synthetic --out DIR"
             )
-        if self.traces_path is not None and not Path(self.traces_path).is_file():
-            raise ConfigError(f"there is no trace table {self.traces_path}.")
+        for path in map(trace_table, self.traces):
+            if not path.is_file():
+                raise ConfigError(f"there is no trace table {path}.")
 
     def validate(self) -> None:
         """Checks every field of this system, then RLlib's.

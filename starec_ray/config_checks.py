@@ -7,6 +7,7 @@ from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.item_text import ATTRIBUTES
 from starec_ray.errors import ConfigError
 from starec_ray.rewards import REWARD_SHAPES
+from starec_ray.schemas import TRACE_KINDS
 
 ONE_OF: dict[str, Collection] = {
     "reply_format": FORMATS,
@@ -44,10 +45,11 @@ NOT_NEGATIVE = (
     "weight_decay",
     "warmup_steps",
     "anchor_epochs",
+    "anchor_validation_cases",
     "num_traces",
     "history_shown",
 )
-SHARES = ("reflect_share", "reflect_trace_share", "gpu_memory_utilization")
+SHARES = ("reflect_share", "reflect_trace_share", "held_out_trace_share", "gpu_memory_utilization")
 
 
 def check_fields(config: Any) -> None:
@@ -70,6 +72,12 @@ def check_fields(config: Any) -> None:
             raise _wrong(config, field, "it must lie in 0 … 1.")
     if config.group_size < 2:
         raise _wrong(config, "group_size", "advantages compare the rollouts of a group: 2 or more.")
+    for kind, weight in config.trace_weights.items():
+        if kind not in TRACE_KINDS or not isinstance(weight, int | float) or weight < 0:
+            raise ConfigError(
+                f"trace_weights has {kind}: {weight!r}; it may give {', '.join(TRACE_KINDS)} a "
+                "number of 0 or above."
+            )
     unknown = set(config.item_attributes) - set(ATTRIBUTES)
     if unknown:
         raise ConfigError(

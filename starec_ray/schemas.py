@@ -109,9 +109,13 @@ SEQUENCES = pa.schema(
         pa.field("logprobs", pa.list_(pa.float32())),  # null for the anchor's traces
         # As in ROLLOUTS: a token without another choice teaches nothing and is left out.
         pa.field("choices", pa.list_(pa.list_(pa.int32()))),
-        pa.field("advantage", pa.float32(), nullable=False),  # 1.0 for the anchor's traces
+        pa.field(
+            "advantage", pa.float32(), nullable=False
+        ),  # a trace's weight in the anchor's loss
     ]
 )
+
+TRACE_KINDS = ("rank", "reflect", "summarize")
 
 # A trace: a teacher's worked answer for one task of a training user.
 TRACES = pa.schema(

@@ -1,6 +1,6 @@
 """Tables for the learner: traces and scored rollouts → token sequences (`schemas.SEQUENCES`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,12 @@ from starec_ray.schemas import SEQUENCES
 from starec_ray.tokens import count_tokens, prompt_ids
 
 
-def from_traces(traces: pa.Table, agent: Agent, tokenizer: Any) -> pa.Table:
+def from_traces(
+    traces: pa.Table, agent: Agent, tokenizer: Any, weights: Mapping[str, float] | None = None
+) -> pa.Table:
     """Traces (`schemas.TRACES`) as the prompts that the agent writes and the replies to learn.
+
+    `weights` are those of the kinds of trace in the loss, 1 where one isn't named.
 
     Returns:
         `schemas.SEQUENCES`, a row a trace, in their order; component "anchor", each a group.
@@ -35,7 +39,7 @@ def from_traces(traces: pa.Table, agent: Agent, tokenizer: Any) -> pa.Table:
         rows["reply_ids"].append(reply)
         rows["choices"].append(form.choices(reply) if form else None)
         rows["logprobs"].append(None)
-        rows["advantage"].append(1.0)
+        rows["advantage"].append((weights or {}).get(trace["kind"], 1.0))
     return pa.table(rows, schema=SEQUENCES)
 
 

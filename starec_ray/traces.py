@@ -14,11 +14,18 @@ from starec_ray.agent.formats import TOP_GRADE
 from starec_ray.agent.tasks import RankTask, ReflectTask, Task
 from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.errors import DataError
-from starec_ray.schemas import TRACES
+from starec_ray.schemas import TRACE_KINDS, TRACES
 
+BUNDLED = "bundled"
+BUNDLED_TRACES = Path(__file__).parent / "distill" / "bundled_traces.parquet"
 KEPT = "kept"  # DISTILLED's verdict on what is learned from
 # Scores rankings (columns case_id, ranking, malformed) and so reveals the feedback.
 Score = Callable[[pa.Table], pa.Table]
+
+
+def trace_table(name: str) -> Path:
+    """The file of a trace table: a path, or "bundled"."""
+    return BUNDLED_TRACES if name == BUNDLED else Path(name)
 
 
 def read_traces(path: str | Path, agent: Agent) -> pa.Table:
@@ -75,7 +82,7 @@ def _fault(trace: dict, agent: Agent) -> str | None:
     if trace["kind"] == "summarize":
         return None if trace["summary"] else "it has no summary"
     if trace["kind"] != "reflect":
-        return f"its kind is {trace['kind']!r}, not rank, reflect or summarize"
+        return f"its kind is {trace['kind']!r}, not one of {', '.join(TRACE_KINDS)}"
     if sorted(trace["predicted"] or []) != sorted(shown):
         return "what it predicted isn't a permutation of the candidates"
     if trace["chosen"] not in shown:

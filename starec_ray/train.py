@@ -55,9 +55,11 @@ def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool =
 
 
 def _iterate(algo: STARec, recipe: Recipe, run: RunDir, console: Console) -> None:
-    anchor = math.ceil(algo.anchor_updates / recipe.config.anchor_updates_per_iteration)
     titles = {item.item_id: item.title for item in algo.dataset.items.values()}
-    for stage, iterations in (("anchor", anchor), ("reinforce", recipe.run.iterations)):
+    for stage, iterations in (
+        ("anchor", algo.anchor_iterations),
+        ("reinforce", recipe.run.iterations),
+    ):
         with phase(stage, iterations) as progress:
             for _ in range(iterations):
                 start = time.perf_counter()

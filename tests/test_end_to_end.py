@@ -34,7 +34,7 @@ def tiny_recipe(data, model_path, traces, **changes) -> Recipe:
             "item_attributes": [],
         },
         "anchor": {
-            "traces_path": traces and str(traces),
+            "traces": [str(traces)] if traces else [],
             "num_traces": 192,
             "anchor_epochs": 8,
             "anchor_batch_size": 16,
@@ -142,11 +142,11 @@ def test_the_format_is_learned_a_killed_runner_comes_back_and_a_saved_run_goes_o
 
         monkeypatch.chdir(tmp_path)
         saved = algo.save_to_path("checkpoint")
-        weights = algo.learners("nll", algo._trace_sequences)
+        weights = algo.learners("nll", algo.anchor_data.train)
         order = algo.cases.take(5)
         algo.train()
         algo.restore_from_path(saved)
-        assert algo.learners("nll", algo._trace_sequences) == weights
+        assert algo.learners("nll", algo.anchor_data.train) == weights
         assert algo.cases.take(5) == order
         assert algo.iterations_done == 2
         assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > 0

@@ -28,7 +28,7 @@ def test_a_written_table_is_read_as_it_is(agent, tmp_path):
         (1, {"ranking": ["0", "1"]}, "'1' of case .*isn't a permutation"),
         (1, {"grades": [1, 2, 3]}, "aren't 4 numbers"),
         (1, {"grades": [1, 2, 3, 12]}, "from 0 to 9"),
-        (1, {"kind": "guess"}, "'guess', not rank, reflect or summarize"),
+        (1, {"kind": "guess"}, "'guess', not one of rank, reflect, summarize"),
         (0, {"predicted": None}, "predicted isn't a permutation"),
         (0, {"chosen": "99"}, "no candidate"),
         (0, {"summary": None}, "no summary"),

@@ -1,7 +1,7 @@
 """The agent: turns tasks into prompts and replies into rankings or summaries. Knows no engine."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,8 +102,17 @@ class Agent:
         candidates = self.dataset.case(task.case_id).candidates
         return ReplyForm.of(self.writer.reply_format.blanks(candidates), tokenizer)
 
-    def read(self, task: Task, reply: str) -> dict[str, Any]:
+    @property
+    def grades_candidates(self) -> bool:
+        """Whether a constrained ranking is a grade for each candidate, in the order listed."""
+        return self.constrained and self.writer.reply_format.graded
+
+    def read(self, task: Task, reply: str, expected_grades: Sequence[float] = ()) -> dict[str, Any]:
         """A reply's columns of the rollout table; any text whatever is read, none raises.
+
+        With the expected grade of each candidate, in the order listed, these make the ranking
+        instead of the grades written: they hold what the model knows between two grades.
+        (Expected relevance: Zhuang et al., arXiv 2310.14122.)
 
         A ranking is malformed unless it is a permutation of the candidates; a reflection or
         summarisation is malformed if it leaves no summary, and then the old summary stays.
@@ -122,9 +131,12 @@ class Agent:
             }
         candidates = self.dataset.case(task.case_id).candidates
         reading = self.writer.reply_format.read(answer, candidates)
+        order = reading.order
+        if reading.whole and len(expected_grades) == len(candidates):
+            order = tuple(sorted(range(len(candidates)), key=lambda i: -expected_grades[i]))
         return {
             "rationale": rationale,
-            "ranking": [candidates[index].item_id for index in reading.order],
+            "ranking": [candidates[index].item_id for index in order],
             "summary": None,
             "malformed": not reading.whole,
             "missing": reading.missing,

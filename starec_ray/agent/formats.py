@@ -54,6 +54,7 @@ class ReplyFormat(ABC):
 
     name: str
     instruction: str  # the part of the system message that says how to answer
+    graded = False  # whether the open blanks are the candidates' grades, in the order listed
 
     @abstractmethod
     def names(self, candidates: Sequence[Item]) -> list[str]:
@@ -94,6 +95,7 @@ class GradesFormat(ReplyFormat):
     """
 
     name = "grades"
+    graded = True
     instruction = (
         "For each candidate, in the order listed, write its first word and, joined to it, a "
         f"grade from 0 (will not choose it) to {TOP_GRADE} (will choose it)."

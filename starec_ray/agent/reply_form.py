@@ -6,7 +6,8 @@ is then the model's distribution over the choices, renormalised; sampling and le
 token for token.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,33 @@ class ReplyForm:
             found.append(cursor.choices())
             cursor.take(token)
         return found
+
+    def expected_options(
+        self, reply_ids: Sequence[int], logprobs: Sequence[Mapping[int, float]]
+    ) -> list[float]:
+        """For each open blank of a reply, the mean index of its options by their probabilities.
+
+        An open blank has several options. Empty if an option has several tokens, for then its
+        probability isn't known from one step.
+
+        Args:
+            reply_ids: a reply, cut short or not.
+            logprobs: for each of its tokens, the log-probs of (at least) its choices.
+        """
+        open_blanks = [options for options in self.options if len(options) > 1]
+        if any(len(option) > 1 for options in open_blanks for option in options):
+            return []
+        steps = [
+            step
+            for step, choices in zip(logprobs, self.choices(reply_ids), strict=True)
+            if len(choices) > 1
+        ]
+        expected = []
+        for options, step in zip(open_blanks, steps, strict=False):
+            weights = [math.exp(step[token]) for (token,) in options]
+            mean = sum(index * weight for index, weight in enumerate(weights)) / sum(weights)
+            expected.append(mean)
+        return expected
 
     def start(self) -> "Cursor":
         """Before the first token."""

@@ -62,7 +62,7 @@ def distill(
 
     It summarizes histories, ranks, reflects on its real mistakes, and ranks again. Answers are
     screened (form, then NDCG); a flawed one goes back with its fault named. OUT holds
-    traces.parquet (for `starec train … anchor.traces_path=OUT/traces.parquet`), report.json,
+    traces.parquet (for `starec train … --traces OUT/traces.parquet`), report.json,
     report.png, and journal.jsonl: started again, nothing that was answered is asked twice.
     """
     from starec_ray.agent.agent import Agent

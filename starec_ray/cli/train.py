@@ -1,5 +1,6 @@
 """`starec train RECIPE.yaml`: anchor, reinforce, save, evaluate."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,10 @@ def train(
     run_dir: Annotated[
         Path, typer.Option(help="Where everything that comes of the run is written.")
     ] = Path("runs/latest"),
+    traces: Annotated[
+        list[Path] | None,
+        typer.Option(help="A trace table for the anchor; may be given more than once."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Empty a run folder that holds a run already.")
     ] = False,
@@ -38,7 +43,10 @@ def train(
     from starec_ray.recipe import load_recipe  # loads Ray and torch, seconds
 
     console = Console()
-    loaded = load_recipe(recipe, overrides or [])
+    given = list(overrides or [])
+    if traces:
+        given.append(f"anchor.traces={json.dumps([str(path) for path in traces])}")
+    loaded = load_recipe(recipe, given)
     if dry_run:
         from starec_ray.plan import print_plan
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.env_runner import VLLMEnvRunner
 from actors.weight_transfer.object_store import ObjectStoreTransfer
-from starec_ray.agent.formats import FORMATS
+from starec_ray.agent.formats import FORMATS, GRADES
 from starec_ray.agent.tasks import RankTask, ReflectTask
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError, StaleWeightsError
@@ -104,6 +104,23 @@ def test_constrained_rankings_are_whole_and_their_logprobs_those_of_the_choices(
     assert set(rankings["finish_reason"].to_pylist()) == {"stop"}
     assert rollouts["choices"].to_pylist()[6:] == [None] * 6  # reflections are free
     assert largest_gap(tiny_model, rollouts, 0.7) < 1e-4
+
+
+def test_greedy_rankings_are_by_the_expected_grades(runner, tiny_model, monkeypatch):
+    monkeypatch.setattr(runner.agent, "constrained", True)
+    runner.load_model(str(tiny_model), version=1)
+    [row] = runner.sample(
+        TASKS[:1], rollouts=1, temperature=0, seed=0, weight_version=1
+    ).to_pylist()
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    prompt, reply = row["prompt_ids"], row["reply_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
+    digits = runner.tokenizer.convert_tokens_to_ids(list(GRADES))
+    graded = [place for place, choices in enumerate(row["choices"]) if len(choices) > 1]
+    expected = logits[graded][:, digits].softmax(-1) @ torch.arange(10.0)
+    assert row["ranking"] == [str(item) for item in expected.argsort(descending=True).tolist()]
 
 
 def test_published_weights_replace_all_of_the_old_ones_and_the_prefix_cache(

@@ -1,5 +1,6 @@
 """Constrained decoding: whatever is chosen, the reply is whole; what is written can be chosen."""
 
+import math
 import random
 
 import pytest
@@ -67,6 +68,28 @@ def test_only_grades_are_left_to_choose_in_the_grades_format():
     free = [chr(t) for t, c in zip(reply, form.choices(reply), strict=True) if len(c) > 1]
     assert text_of(reply) == " Alien7 Brazil2"
     assert free == ["7", "2"]
+
+
+def test_expected_grades_are_the_means_of_the_grades_by_their_probabilities():
+    form = form_of("grades", films(["Alien", "Brazil"]))
+    reply = form.write([0, 7, 0, 2])
+    certain = {token: 0.0 for token in reply}
+    even = {ord(digit): math.log(0.1) for digit in "0123456789"}
+    leaning = {
+        ord(d): math.log(p) for d, p in zip("0123456789", [0.6, 0.4] + [1e-9] * 8, strict=True)
+    }
+    steps = [
+        even if chr(token) == "7" else leaning if chr(token) == "2" else certain for token in reply
+    ]
+    assert form.expected_options(reply, steps) == pytest.approx([4.5, 0.4], abs=1e-6)
+    # A reply cut short tells of those that it came to.
+    assert form.expected_options(reply[:8], steps[:8]) == pytest.approx([4.5], abs=1e-6)
+
+
+def test_options_of_several_tokens_have_no_expectation():
+    form = form_of("titles", films(["Alien", "Brazil"]))
+    reply = form.write([0, 1, 0, 0])
+    assert form.expected_options(reply, [{token: 0.0} for token in reply]) == []
 
 
 def test_a_title_listed_is_no_choice_any_more():

@@ -50,5 +50,6 @@ def mixed_sequences() -> pa.Table:
             ("anchor", 25, [9]),
             ("anchor", 8, [12]),
             ("rank", 40, [20, 20, 20, 20]),
-        ]
+        ],
+        trace_weight=0.7,
     )

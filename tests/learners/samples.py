@@ -16,7 +16,9 @@ from starec_ray.schemas import SEQUENCES
 VOCABULARY = 128
 
 
-def make_sequences(groups: list[tuple[str, int, list[int]]], seed: int = 0) -> pa.Table:
+def make_sequences(
+    groups: list[tuple[str, int, list[int]]], seed: int = 0, trace_weight: float = 1.0
+) -> pa.Table:
     """SEQUENCES with random tokens for (component, prompt length, reply lengths) each."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -31,7 +33,7 @@ def make_sequences(groups: list[tuple[str, int, list[int]]], seed: int = 0) -> p
                     "prompt_ids": prompt,
                     "reply_ids": rng.integers(3, VOCABULARY, length).tolist(),
                     "logprobs": None if component == "anchor" else logprobs,
-                    "advantage": 1.0 if component == "anchor" else float(rng.normal()),
+                    "advantage": trace_weight if component == "anchor" else float(rng.normal()),
                 }
             )
     return pa.Table.from_pylist(rows, schema=SEQUENCES)

@@ -45,7 +45,7 @@ def plain_training(model, table: pa.Table, config: LearnerConfig, steps: int):
         for row in rows:
             trained = logprobs(model, row)
             if row["component"] == "anchor":
-                token_losses = -trained
+                token_losses = -trained * row["advantage"]  # the trace's weight
             else:
                 ratio = (trained - torch.tensor(row["logprobs"])).exp()
                 bounded = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)

@@ -34,10 +34,10 @@ def plain_loss(tokens: dict[str, torch.Tensor], counts: list[int], o: Objective)
     total = 0.0
     for i in range(N):
         logprob, component = tokens["logprobs_N"][i].item(), int(tokens["components_N"][i])
+        advantage = tokens["advantages_N"][i].item()
         if COMPONENTS[component] == "anchor":
-            loss = -logprob
+            loss = -logprob * advantage  # the trace's weight
         else:
-            advantage = tokens["advantages_N"][i].item()
             ratio = math.exp(logprob - tokens["sampled_N"][i].item())
             bounded = min(max(ratio, 1 - o.clip_low), 1 + o.clip_high)
             d = tokens["reference_N"][i].item() - logprob
@@ -66,7 +66,7 @@ def test_statistics_count_rollouts_and_traces_apart(tokens):
     assert stats.logprob_gap.item() == pytest.approx(gap.sum().item(), rel=1e-5)
     assert stats.component_kl[0] == 0
     assert stats.component_losses[0].item() == pytest.approx(
-        -tokens["logprobs_N"][~policy].sum().item(), rel=1e-5
+        -(tokens["logprobs_N"] * tokens["advantages_N"])[~policy].sum().item(), rel=1e-5
     )
 
 

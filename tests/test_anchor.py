@@ -1,0 +1,63 @@
+"""Stage one's material: batches, weights, and what is held out."""
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer
+
+from starec_ray.agent.agent import Agent
+from starec_ray.anchor import AnchorData
+from starec_ray.config import STARecConfig
+from tests.small_world import dataset, write_random_traces
+
+
+@pytest.fixture(scope="module")
+def agent(small_world) -> Agent:
+    return Agent.from_config(STARecConfig(), dataset(small_world))
+
+
+@pytest.fixture(scope="module")
+def traces(agent, tmp_path_factory) -> pa.Table:
+    path = tmp_path_factory.mktemp("traces") / "traces.parquet"
+    return pq.read_table(write_random_traces(path, agent, 40))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def anchor_data(traces, agent, tokenizer, **changes) -> AnchorData:
+    settings = {"weights": {}, "held_out_share": 0.0, "epochs": 2, "batch_size": 7, "seed": 1}
+    return AnchorData(traces, agent, tokenizer, **(settings | changes))
+
+
+def test_each_epoch_learns_every_trace_once_in_another_order(traces, agent, tokenizer):
+    data = anchor_data(traces, agent, tokenizer)
+    assert (data.updates_per_epoch, data.updates) == (6, 12)
+    orders = []
+    for epoch in range(2):
+        batches = [data.batch(6 * epoch + number) for number in range(6)]
+        assert [len(batch) for batch in batches] == [7, 7, 7, 7, 7, 5]
+        orders.append([g for batch in batches for g in batch["group"].to_pylist()])
+        assert sorted(orders[-1]) == list(range(40))
+    assert orders[0] != orders[1]
+
+
+def test_a_kind_has_its_weight_in_the_loss_and_none_leaves_it_out(traces, agent, tokenizer):
+    weighted = anchor_data(traces, agent, tokenizer, weights={"reflect": 0.25}).train
+    assert Counter(weighted["advantage"].to_pylist()) == {1.0: 30, 0.25: 10}
+    assert len(anchor_data(traces, agent, tokenizer, weights={"reflect": 0}).train) == 30
+
+
+def test_a_user_is_learned_or_held_out_never_both(traces, agent, tokenizer):
+    data = anchor_data(traces, agent, tokenizer, held_out_share=0.25)
+    learned, held_out = (
+        {traces["case_id"][g].as_py().split("/")[0] for g in table["group"].to_pylist()}
+        for table in (data.train, data.held_out)
+    )
+    assert len(held_out) == (len(learned) + len(held_out)) // 4 > 0
+    assert not learned & held_out
+    assert len(data.train) + len(data.held_out) == len(traces)
