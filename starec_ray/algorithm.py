@@ -40,7 +40,7 @@ from starec_ray.reflection import (
 from starec_ray.report import rollout_report
 from starec_ray.rewards import group_advantages
 from starec_ray.sampling import RunnerPool
-from starec_ray.traces import read_traces, write_template_traces
+from starec_ray.traces import choose_traces, read_traces, write_template_traces
 
 # Tasks draw their seeds from one seed upwards: requests of one iteration keep this far apart.
 SEED_STEP = 100_000
@@ -197,8 +197,8 @@ class STARec(Algorithm):
         config = self.config
         if config.traces:
             table = pa.concat_tables([read_traces(path, self.agent) for path in config.traces])
-            order = np.random.default_rng(config.seed).permutation(len(table))
-            table = table.take(order[: config.num_traces])
+            left_out = [kind for kind, weight in config.trace_weights.items() if weight == 0]
+            table = choose_traces(table, left_out, config.num_traces, config.seed)
         else:
             table = write_template_traces(
                 self.agent,

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from starec_ray import sequences
 from starec_ray.agent.agent import Agent
@@ -16,8 +15,7 @@ class AnchorData:
 
     Args:
         traces: `schemas.TRACES`.
-        weights: kind of trace → its weight in the loss; 1 where a kind isn't named, and a kind
-            of weight 0 is left out.
+        weights: kind of trace → its weight in the loss; 1 where a kind isn't named.
         held_out_share: share of the users, rounded down, whose traces are never learned.
     """
 
@@ -34,8 +32,6 @@ class AnchorData:
         seed: int,
     ) -> None:
         self.epochs, self._batch_size, self._seed = epochs, batch_size, seed
-        left_out = [kind for kind, weight in weights.items() if weight == 0]
-        traces = traces.filter(pc.invert(pc.is_in(traces["kind"], pa.array(left_out, pa.string()))))
         held_out = _users_held_out(traces, held_out_share, seed)
         table = sequences.from_traces(traces, agent, tokenizer, weights)
         self.train = table.filter(pa.array(~held_out))

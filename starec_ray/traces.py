@@ -1,6 +1,6 @@
 """Traces for the anchor: read from a file, or written by the template teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,13 @@ def _fault(trace: dict, agent: Agent) -> str | None:
     if trace["chosen"] not in shown:
         return "what was chosen is no candidate"
     return None if trace["summary"] else "it has no summary"
+
+
+def choose_traces(table: pa.Table, left_out: Sequence[str], num_traces: int, seed: int) -> pa.Table:
+    """At most `num_traces` traces, shuffled, without the kinds `left_out`."""
+    table = table.filter(pc.invert(pc.is_in(table["kind"], pa.array(left_out, pa.string()))))
+    order = np.random.default_rng(seed).permutation(len(table))
+    return table.take(order[:num_traces])
 
 
 def write_template_traces(

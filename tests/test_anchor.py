@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from starec_ray.agent.agent import Agent
 from starec_ray.anchor import AnchorData
 from starec_ray.config import STARecConfig
+from starec_ray.traces import choose_traces
 from tests.small_world import dataset, write_random_traces
 
 
@@ -46,10 +47,15 @@ def test_each_epoch_learns_every_trace_once_in_another_order(traces, agent, toke
     assert orders[0] != orders[1]
 
 
-def test_a_kind_has_its_weight_in_the_loss_and_none_leaves_it_out(traces, agent, tokenizer):
+def test_a_kind_has_its_weight_in_the_loss(traces, agent, tokenizer):
     weighted = anchor_data(traces, agent, tokenizer, weights={"reflect": 0.25}).train
     assert Counter(weighted["advantage"].to_pylist()) == {1.0: 30, 0.25: 10}
-    assert len(anchor_data(traces, agent, tokenizer, weights={"reflect": 0}).train) == 30
+
+
+def test_kinds_can_be_left_out_before_traces_are_counted(traces):
+    chosen = choose_traces(traces, ["reflect"], 20, seed=0)
+    assert chosen["kind"].to_pylist() == ["rank"] * 20
+    assert len(choose_traces(traces, [], 99, seed=0)) == 40
 
 
 def test_a_user_is_learned_or_held_out_never_both(traces, agent, tokenizer):

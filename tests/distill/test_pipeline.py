@@ -17,7 +17,7 @@ from starec_ray.distill.report import summarise, write_distillation
 from starec_ray.distill.teachers import TemplateAnswers
 from starec_ray.metrics import ndcg_at
 from starec_ray.schemas import DISTILLED
-from starec_ray.traces import read_traces
+from starec_ray.traces import BUNDLED_TRACES, read_traces
 from tests.distill.server import teacher_server
 
 USERS = 12
@@ -162,3 +162,21 @@ def test_the_template_teacher_goes_the_same_way(agent, data, tmp_path):
     assert set(summary["verdicts"]) == {"rank", "reflect", "summarize"}
     assert summary["kept"] > USERS
     assert "malformed" not in summary["verdicts"]["rank"]
+
+
+def test_the_bundled_traces_fit_the_demos_data_and_tell_how_they_were_screened(tmp_path):
+    prepare("synthetic", tmp_path / "data", negatives=7)
+    dataset = Dataset.load(tmp_path / "data")
+    writer = PromptWriter(FORMATS["grades"], (), 1, think_before_ranking=False)
+    agent = Agent(dataset, writer, 4, 1024, constrained=True)
+    traces = read_traces(BUNDLED_TRACES, agent)
+    assert len(traces) >= 200
+    assert set(traces["kind"].to_pylist()) == {"rank", "reflect", "summarize"}
+    rationales = traces["rationale"].to_pylist()
+    assert len(set(rationales)) > 0.99 * len(rationales)  # nobody wrote them by a template
+
+    record = json.loads(BUNDLED_TRACES.with_suffix(".json").read_text())
+    table = pq.read_table(BUNDLED_TRACES)
+    assert {key: record[key] for key in ("verdicts", "ndcg", "tokens", "kept")} == {
+        key: summarise(table)[key] for key in ("verdicts", "ndcg", "tokens", "kept")
+    }
