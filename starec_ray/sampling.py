@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from starec_ray.agent.tasks import Task
 from starec_ray.errors import DeadlineError, StaleWeightsError, STARecError
 
+PING_TIMEOUT_S = 5.0
 MAX_ATTEMPTS = 4  # a request that fails so often in a row is itself the fault
 
 
@@ -42,6 +43,8 @@ class RunnerPool:
         self._start_timeout_s = start_timeout_s
         self._source: tuple[str, dict[str, Any]] | None = None  # how a runner gets the weights
         self._current: set[int] = set()  # runners that hold the current weights
+        self._never_started: set[int] = set()  # runners whose start failed; Ray leaves them
+        self._last_fault: object = "none was seen"
         self.weight_version = -1
         self.asked_again = 0  # tasks whose runner failed, over the pool's life
 
@@ -133,19 +136,38 @@ class RunnerPool:
         """Healthy runners with the current weights; waits for a restart if there is none."""
         deadline = time.monotonic() + self._start_timeout_s
         while True:
-            self._manager.probe_unhealthy_actors(timeout_seconds=5.0, mark_healthy=True)
+            self._manager.probe_unhealthy_actors(timeout_seconds=PING_TIMEOUT_S, mark_healthy=True)
             healthy = self._manager.healthy_actor_ids()
             if stale := [runner for runner in healthy if runner not in self._current]:
                 self._send_weights(stale)
             if ready := [runner for runner in healthy if runner in self._current]:
                 return ready
+            self._ask_why(set(self._manager.actors()) - set(healthy))
+            if len(self._never_started) == self._manager.num_actors():
+                raise STARecError(f"no env runner could start; the last cause: {self._last_fault}")
             if time.monotonic() > deadline:
                 raise DeadlineError(
                     f"none of {self._manager.num_actors()} env runners came up with weights "
-                    f"within {self._start_timeout_s:.0f} s. Their logs lie in Ray's session "
-                    "folder; too little memory is the commonest cause."
+                    f"within {self._start_timeout_s:.0f} s; their last fault: {self._last_fault}. "
+                    "Their logs lie in Ray's session folder; too little memory is the commonest "
+                    "cause."
                 )
             time.sleep(1.0)
+
+    def _ask_why(self, runners: Iterable[int]) -> None:
+        """Finds out what ended runners; one whose own start failed Ray doesn't restart."""
+        actors = self._manager.actors()
+        refs = {actors[runner].ping.remote(): runner for runner in runners}
+        if not refs:
+            return
+        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=PING_TIMEOUT_S)
+        for ref in ready:
+            try:
+                ray.get(ref)
+            except RayActorError as error:
+                self._last_fault = error
+                if error.actor_init_failed:
+                    self._never_started.add(refs[ref])
 
     def _call(
         self, method: str, kwargs_of: Mapping[int, dict[str, Any]], timeout_s: float
@@ -180,6 +202,7 @@ class RunnerPool:
                     ray.kill(actors[runner], no_restart=False)  # its engine may be broken
                 except RayActorError as error:
                     answers[runner] = error
+            self._last_fault = answers[runner]
             self._current.discard(runner)
             self._manager.set_actor_state(runner, False)
         return answers
