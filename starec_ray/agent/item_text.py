@@ -4,9 +4,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from starec_ray.agent.likeness import likeness_level
 from starec_ray.data.dataset import Item
 
-ATTRIBUTES = ("year", "tags", "people", "popularity")
+ATTRIBUTES = ("year", "tags", "people", "popularity", "likeness")
 MAX_TEXT = 120  # characters of one title or attribute; the rest is cut
 # Brackets spell control tokens ("<|im_end|>", "</s>", "[INST]") and think tags: they are
 # replaced by look-alikes, so that item text stays data in every chat template.
@@ -49,8 +50,13 @@ def popularity_level(popularity: int, most_popular: int) -> int:
     return min(9, int(9.99 * (popularity / most_popular) ** 0.5)) if most_popular else 0
 
 
-def describe(item: Item, attributes: Sequence[str], most_popular: int) -> str:
-    """What a prompt shows of an item beside its name: the attributes asked for, in their order."""
+def describe(
+    item: Item, attributes: Sequence[str], most_popular: int, liked: Sequence[Item] = ()
+) -> str:
+    """What a prompt shows of an item beside its name: the attributes asked for, in their order.
+
+    `liked` are the items that "likeness" compares it with.
+    """
     parts = []
     for attribute in attributes:
         if attribute == "year" and item.year is not None:
@@ -61,4 +67,6 @@ def describe(item: Item, attributes: Sequence[str], most_popular: int) -> str:
             parts.append("by " + ", ".join(clean(person) for person in item.people[:2]))
         elif attribute == "popularity":
             parts.append(str(popularity_level(item.popularity, most_popular)))
+        elif attribute == "likeness":
+            parts.append(str(likeness_level(item, liked)))
     return " ".join(parts)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from starec_ray.agent.item_text import clean
+from starec_ray.agent.likeness import RECENT
 from starec_ray.data.dataset import Case, Item
 
 MAX_SUMMARY = 600  # characters; a reflection that writes more is cut here
@@ -14,16 +15,19 @@ MAX_SUMMARY = 600  # characters; a reflection that writes more is cut here
 class Memory:
     """What an agent knows of its user before a ranking.
 
-    `history` is oldest first; each entry is an item and whether the user liked it.
+    `history` is oldest first; each entry is an item and whether the user liked it. `liked` are
+    the newest liked items, those no longer at hand too.
     """
 
     profile: dict[str, str]
     history: tuple[tuple[Item, bool], ...]
+    liked: tuple[Item, ...]
     summary: str
 
     @classmethod
     def of(cls, case: Case, summary: str) -> "Memory":
-        return cls(case.profile, case.history, summary)
+        liked = tuple(item for item, was_liked in case.history if was_liked)[-RECENT:]
+        return cls(case.profile, case.history, liked, summary)
 
     def latest(self, n: int) -> "Memory":
         """The same memory with only the newest `n` interactions at hand."""

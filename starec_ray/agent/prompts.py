@@ -21,7 +21,11 @@ SUMMARIZE_SYSTEM = (
     "sentence what the history shows. Then write the preference summary in one sentence that "
     "begins with Likes."
 )
-POPULARITY = "The digit of a candidate is how popular it is."
+# Attributes of a candidate that are shown as a digit, 0 … 9.
+DIGITS = {
+    "popularity": "how popular it is",
+    "likeness": "how alike it is to what the user liked lately",
+}
 
 
 class PromptWriter:
@@ -51,11 +55,12 @@ class PromptWriter:
         if self.think_before_ranking:
             system.append(THINK)
         system.append(self.reply_format.instruction)
-        if "popularity" in self.attributes:
-            system.append(POPULARITY)
+        if digits := [DIGITS[a] for a in self.attributes if a in DIGITS]:
+            are = "digits of a candidate are" if len(digits) > 1 else "digit of a candidate is"
+            system.append(f"The {are} {' and '.join(digits)}.")
         lines = [*self._memory(memory), "Candidates:"]
         names = self.reply_format.names(candidates)
-        lines += [self._line(n, item) for n, item in zip(names, candidates, strict=True)]
+        lines += [self._line(n, item, memory) for n, item in zip(names, candidates, strict=True)]
         return _messages(" ".join(system), lines)
 
     def reflect(
@@ -65,7 +70,7 @@ class PromptWriter:
         names = self.reply_format.names(candidates)
 
         def line(index: int) -> str:
-            return self._line(names[index], candidates[index])
+            return self._line(names[index], candidates[index], memory)
 
         lines = [
             *self._memory(memory),
@@ -86,14 +91,14 @@ class PromptWriter:
             lines.append(f"Summary: {memory.summary}")
         if memory.history:
             lines.append("Latest, + liked, - not:")
-            shown = [a for a in self.attributes if a != "popularity"]
+            shown = [a for a in self.attributes if a not in DIGITS]
             for item, liked in memory.history:
                 text = describe(item, shown, self.most_popular)
                 lines.append(f"{'+' if liked else '-'} {clean(item.title)} {text}".rstrip())
         return lines
 
-    def _line(self, name: str, item: Item) -> str:
-        attributes = describe(item, self.attributes, self.most_popular)
+    def _line(self, name: str, item: Item, memory: Memory) -> str:
+        attributes = describe(item, self.attributes, self.most_popular, memory.liked)
         return self.reply_format.line(name, attributes)
 
 

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from starec_ray.agent.formats import TOP_GRADE
 from starec_ray.agent.item_text import clean, popularity_level
+from starec_ray.agent.likeness import RECENT, likeness
 from starec_ray.agent.memory import digest
 from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask
 from starec_ray.data.dataset import Case, Dataset, Item
 
-YEARS_TO_FORGET = 6.0  # likeness of two items falls by e for so many years between them
-RECENT = 10
 CASES_TO_CALIBRATE = 200
 
 
@@ -43,6 +42,8 @@ class TemplateTeacher:
     ) -> None:
         self.dataset = dataset
         self.attributes = frozenset(attributes)
+        if "likeness" in self.attributes:  # the digit counts them, shown in words or not
+            self.attributes |= {"tags", "people"}
         self.popularity_weight = popularity_weight
         self.most_popular = max((i.popularity for i in dataset.items.values()), default=0)
         self._bounds = self._calibrate()
@@ -102,26 +103,6 @@ class TemplateTeacher:
             shares = np.array([np.mean(np.array(levels) <= k) for k in range(TOP_GRADE)])
         scores = [score for case in cases for score in self._scores(case)]
         return np.quantile(scores, shares, method="inverted_cdf")
-
-
-def likeness(item: Item, others: Sequence[Item], attributes: frozenset[str]) -> float:
-    """Mean likeness, 0 … 1, by those of the attributes tags, people and year that are asked for.
-
-    Tags and people count by what is shared (Jaccard), years by closeness.
-    """
-    parts: list[float] = []
-    for other in others:
-        if attributes & {"tags", "people"}:
-            mine, theirs = _labels(item, attributes), _labels(other, attributes)
-            parts.append(len(mine & theirs) / len(mine | theirs) if mine | theirs else 0.0)
-        if "year" in attributes and item.year is not None and other.year is not None:
-            parts.append(float(np.exp(-abs(item.year - other.year) / YEARS_TO_FORGET)))
-    return sum(parts) / len(parts) if parts else 0.0
-
-
-def _labels(item: Item, attributes: frozenset[str]) -> set[str]:
-    tags = item.tags if "tags" in attributes else ()
-    return {*tags, *(item.people if "people" in attributes else ())}
 
 
 def _traits(item: Item) -> str:

@@ -10,19 +10,19 @@ from rich.console import Console
 
 from starec_ray.errors import ConfigError
 
+ENDPOINT, LOCAL, TEMPLATE = "Endpoint", "Local model", "Template"
+
 
 def distill(
     data: Annotated[Path, typer.Option(help="A prepared data folder.")],
     out: Annotated[Path, typer.Option(help="Where the traces go; an interrupted one goes on.")],
     teacher: Annotated[
-        str, typer.Option(help="A model of the endpoint at --base-url, or 'template'.")
+        str,
+        typer.Option(
+            help="'template'; or with --base-url a model of that endpoint; or else a model "
+            "(Hugging Face id, folder, embedded name) to run in vLLM on the Ray cluster."
+        ),
     ],
-    base_url: Annotated[
-        str, typer.Option(help="An OpenAI-compatible endpoint: https://HOST/v1.")
-    ] = "",
-    key_variable: Annotated[
-        str, typer.Option(help="The environment variable that holds the key.")
-    ] = "OPENAI_API_KEY",
     users: Annotated[int, typer.Option(min=1, help="So many training users.")] = 200,
     min_score: Annotated[
         float,
@@ -40,21 +40,75 @@ def distill(
     ] = 8192,
     max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer, thoughts too.")] = 4096,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.6,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
-    requests_per_minute: Annotated[int, typer.Option(min=0, help="0: no limit.")] = 0,
-    tries: Annotated[int, typer.Option(min=1, help="For each request, before it is left.")] = 6,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for one answer.")] = 300,
+    base_url: Annotated[
+        str,
+        typer.Option(
+            help="An OpenAI-compatible endpoint: https://HOST/v1.", rich_help_panel=ENDPOINT
+        ),
+    ] = "",
+    key_variable: Annotated[
+        str,
+        typer.Option(help="The environment variable with the key.", rich_help_panel=ENDPOINT),
+    ] = "OPENAI_API_KEY",
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Requests at a time.", rich_help_panel=ENDPOINT)
+    ] = 8,
+    requests_per_minute: Annotated[
+        int, typer.Option(min=0, help="0: no limit.", rich_help_panel=ENDPOINT)
+    ] = 0,
+    tries: Annotated[
+        int,
+        typer.Option(min=1, help="For each request, before it is left.", rich_help_panel=ENDPOINT),
+    ] = 6,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds for one answer.", rich_help_panel=ENDPOINT)
+    ] = 300,
     budget_requests: Annotated[
-        int, typer.Option(min=0, help="Stop after so many requests; 0: no limit.")
+        int,
+        typer.Option(
+            min=0, help="Stop after so many requests; 0: no limit.", rich_help_panel=ENDPOINT
+        ),
     ] = 0,
     budget_tokens: Annotated[
-        int, typer.Option(min=0, help="Stop after so many tokens; 0: no limit.")
+        int,
+        typer.Option(
+            min=0, help="Stop after so many tokens; 0: no limit.", rich_help_panel=ENDPOINT
+        ),
     ] = 0,
     extra_body: Annotated[
-        str, typer.Option(help="JSON of more request fields, as the endpoint knows them.")
+        str,
+        typer.Option(
+            help="JSON of more request fields, as the endpoint knows them.",
+            rich_help_panel=ENDPOINT,
+        ),
+    ] = "{}",
+    engines: Annotated[
+        int,
+        typer.Option(min=1, help="vLLM engines across the cluster.", rich_help_panel=LOCAL),
+    ] = 1,
+    gpus_per_engine: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="0 runs it on cores. [default: 1 if the cluster has GPUs]",
+            rich_help_panel=LOCAL,
+        ),
+    ] = None,
+    cpus_per_engine: Annotated[
+        int, typer.Option(min=1, help="Of an engine without GPUs.", rich_help_panel=LOCAL)
+    ] = 2,
+    engine_settings: Annotated[
+        str,
+        typer.Option(
+            help="JSON of more engine arguments of vLLM's: '{\"max_model_len\": 8192}'.",
+            rich_help_panel=LOCAL,
+        ),
     ] = "{}",
     popularity_weight: Annotated[
-        float, typer.Option(min=0, help="Of the template teacher: how much popularity counts.")
+        float,
+        typer.Option(
+            min=0, help="How much popularity counts beside likeness.", rich_help_panel=TEMPLATE
+        ),
     ] = 0.3,
     seed: Annotated[int, typer.Option(help="Of the choice of users, and of each request.")] = 0,
 ) -> None:
@@ -69,7 +123,6 @@ def distill(
     from starec_ray.agent.formats import FORMATS
     from starec_ray.agent.prompts import PromptWriter
     from starec_ray.data.dataset import Dataset, load_targets
-    from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
     from starec_ray.distill.journal import Journal
     from starec_ray.distill.pipeline import Distillation, DistillSettings
     from starec_ray.distill.report import print_distillation, write_distillation
@@ -89,9 +142,9 @@ def distill(
     asked: Teacher
     if teacher == "template":
         asked = TemplateAnswers(dataset, FORMATS[reply_format], popularity_weight)
-    elif not base_url:
-        raise ConfigError(f"--teacher {teacher} is a model of an endpoint: give its --base-url.")
-    else:
+    elif base_url:
+        from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
+
         asked = EndpointTeacher(
             EndpointSettings(
                 base_url=base_url,
@@ -105,7 +158,24 @@ def distill(
                 timeout_s=timeout,
                 budget_requests=budget_requests,
                 budget_tokens=budget_tokens,
-                extra_body=_json_object(extra_body),
+                extra_body=_json_object("--extra-body", extra_body),
+            )
+        )
+    else:
+        from starec_ray.cluster import start_ray
+        from starec_ray.distill.local import LocalSettings, LocalTeacher
+
+        more = _json_object("--engine-settings", engine_settings)
+        start_ray({})
+        asked = LocalTeacher(
+            LocalSettings(
+                model=teacher,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                engines=engines,
+                gpus_per_engine=gpus_per_engine,
+                cpus_per_engine=cpus_per_engine,
+                engine_settings=more,
             )
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -125,11 +195,11 @@ def distill(
     console.print(f"traces: {out / 'traces.parquet'}")
 
 
-def _json_object(text: str) -> dict:
+def _json_object(option: str, text: str) -> dict:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"--extra-body is no JSON: {error}") from None
+        raise ConfigError(f"{option} is no JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ConfigError("--extra-body is no JSON object: write '{\"name\": value}'.")
+        raise ConfigError(f"{option} is no JSON object: write '{{\"name\": value}}'.")
     return value

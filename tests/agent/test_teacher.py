@@ -3,8 +3,9 @@
 import pytest
 
 from starec_ray.agent.item_text import popularity_level
+from starec_ray.agent.likeness import likeness, likeness_level
 from starec_ray.agent.tasks import RankTask
-from starec_ray.agent.teacher import TemplateTeacher, likeness
+from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.data.dataset import Case, Item
 
 ALIEN = Item("a", "Alien", 1979, ("Horror", "Sci-Fi"), ("Ridley Scott",), 100)
@@ -56,6 +57,18 @@ def test_without_popularity_grades_are_spread_evenly_and_ordered_by_likeness():
 )
 def test_likeness_counts_what_is_shown(attributes, expected):
     assert likeness(BLADE, [ALIEN], frozenset(attributes)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("liked", "level"), [([], 0), ([ALIEN], 6), ([BLADE], 9), ([HEAT], 0), ([ALIEN, HEAT], 3)]
+)
+def test_a_likeness_level_is_in_tenths_and_ends_at_nine(liked, level):
+    assert likeness_level(BLADE, liked) == level  # 2 of 3 labels are Alien's
+
+
+def test_a_likeness_digit_that_is_shown_is_graded_though_tags_are_not():
+    alien, heat, blade, casino = grades([ALIEN], ["likeness"], 0.0)
+    assert alien > blade > heat == casino
 
 
 def test_likeness_of_the_same_year_is_one():

@@ -1,0 +1,58 @@
+"""A teacher in real vLLM, run by Ray Data on a real Ray."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from starec_ray.agent.tasks import SummarizeTask
+from starec_ray.distill.local import TOO_LONG, LocalSettings, LocalTeacher
+from starec_ray.distill.teachers import Answer, Question
+from starec_ray.errors import ConfigError
+from starec_ray.tokens import prompt_ids
+
+pytestmark = pytest.mark.engine
+
+
+def question(number: int, words: int = 3) -> Question:
+    messages = [
+        {"role": "system", "content": "Summarize."},
+        {"role": "user", "content": f"User: {number} " + "Alpha " * words},
+    ]
+    return Question(SummarizeTask(f"u{number}/0"), messages, seed=7)
+
+
+def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(
+    tiny_model, ray_cluster
+):
+    teacher = LocalTeacher(
+        LocalSettings(
+            str(tiny_model),
+            temperature=0.0,
+            max_tokens=8,
+            cpus_per_engine=1,
+            batch_size=2,
+            engine_settings={"max_model_len": 512, "max_num_seqs": 8},
+        )
+    )
+    questions = [*(question(number) for number in range(5)), question(5, words=2000)]
+    answers: dict[str, Answer] = {}
+    teacher.answer(questions, lambda q, a: answers.__setitem__(q.task.case_id, a))
+
+    assert sorted(answers) == [f"u{number}/0" for number in range(5)]
+    assert (teacher.usage.requests, teacher.usage.answers) == (6, 5)
+    assert teacher.usage.faults == {TOO_LONG: 1}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for asked in questions[:5]:
+        ids = prompt_ids(tokenizer, asked.messages)
+        told = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
+        answer = answers[asked.task.case_id]
+        assert answer.text == tokenizer.decode(told, skip_special_tokens=True)
+        assert (answer.prompt_tokens, answer.reply_tokens) == (len(ids), len(told))
+
+
+def test_engines_that_the_cluster_can_never_place_are_refused_at_once(tiny_model, ray_cluster):
+    with pytest.raises(ConfigError, match=r"3 engine\(s\) with 100 CPU\(s\) each need 300, and"):
+        LocalTeacher(LocalSettings(str(tiny_model), engines=3, cpus_per_engine=100))
+    with pytest.raises(ConfigError, match=r"2 GPU\(s\) each need 2, and the cluster has 0"):
+        LocalTeacher(LocalSettings(str(tiny_model), gpus_per_engine=2))

@@ -1,0 +1,83 @@
+"""The endpoint teacher against vLLM's own OpenAI server, on loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from starec_ray.agent.agent import Agent
+from starec_ray.agent.formats import FORMATS
+from starec_ray.agent.prompts import PromptWriter
+from starec_ray.data.dataset import Dataset, load_targets
+from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
+from starec_ray.distill.journal import Journal
+from starec_ray.distill.pipeline import Distillation, DistillSettings
+
+pytestmark = pytest.mark.engine
+START_S = 240
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model, tmp_path_factory) -> Iterator[str]:
+    """The base URL of `vllm serve` with the tiny model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_model)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny"]
+    command += ["--max-model-len", "2048", "--dtype", "float32", "--enforce-eager"]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + START_S
+        while not _answers(f"{url}/health"):
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.5)
+        yield f"{url}/v1"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def test_a_served_model_is_asked_judged_and_never_asked_twice(small_world, server, tmp_path):
+    writer = PromptWriter(FORMATS["grades"], (), 1, think_before_ranking=True)
+    agent = Agent(Dataset.load(small_world), writer, 5, 1500, constrained=False)
+    settings = DistillSettings(users=3, min_score=0.5, rethinks=1, seed=0)
+
+    def distil():
+        teacher = EndpointTeacher(
+            EndpointSettings(server, "tiny", temperature=0.0, max_tokens=12, tries=2)
+        )
+        with Journal(tmp_path / "journal.jsonl", teacher.name) as journal:
+            targets = load_targets(small_world)
+            table = Distillation(agent, targets, teacher, journal, settings).run()
+        return table, teacher.usage
+
+    table, usage = distil()
+    # An untrained model's words: each answer malformed, rethought once, and malformed again.
+    assert usage.answers == len(table) == 12
+    assert set(table["kind"].to_pylist()) == {"summarize", "rank"}
+    assert "kept" not in table["verdict"].to_pylist()
+    assert min(table["prompt_tokens"].to_pylist()) > 20
+    assert max(table["reply_tokens"].to_pylist()) <= 12
+
+    again, usage = distil()
+    assert usage.requests == 0 and again.equals(table)
