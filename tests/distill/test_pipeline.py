@@ -24,20 +24,12 @@ USERS = 12
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distill") / "data"
-    protocol = {"train_users": 40, "validation_users": 0, "test_users": 10, "negatives": 7}
-    prepare("synthetic", folder, **protocol)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def agent(data) -> Agent:
+def agent(films) -> Agent:
     writer = PromptWriter(FORMATS["titles"], ("year", "tags"), 1, think_before_ranking=True)
-    return Agent(Dataset.load(data), writer, 10, 8192, constrained=False)
+    return Agent(Dataset.load(films), writer, 10, 8192, constrained=False)
 
 
-def distil(agent, data, path, server=None, **endpoint):
+def distil(agent, films, path, server=None, **endpoint):
     if server is None:
         teacher = TemplateAnswers(agent.dataset, agent.writer.reply_format, 0.3)
     else:
@@ -45,14 +37,14 @@ def distil(agent, data, path, server=None, **endpoint):
         teacher = EndpointTeacher(EndpointSettings(server.url, "small", **settings))
     with Journal(path, teacher.name) as journal:
         settings = DistillSettings(USERS, min_score=0.5, rethinks=2, seed=3)
-        table = Distillation(agent, load_targets(data), teacher, journal, settings).run()
+        table = Distillation(agent, load_targets(films), teacher, journal, settings).run()
     return table, teacher.usage
 
 
 @pytest.fixture(scope="module")
-def table(agent, data, tmp_path_factory):
+def table(agent, films, tmp_path_factory):
     with teacher_server() as server:
-        table, _ = distil(agent, data, tmp_path_factory.mktemp("journal") / "j", server)
+        table, _ = distil(agent, films, tmp_path_factory.mktemp("journal") / "j", server)
     return table
 
 
@@ -64,8 +56,8 @@ def test_all_three_kinds_come_of_training_users_alone(table, agent):
     assert len({case_id.split("/")[0] for case_id in table["case_id"].to_pylist()}) == USERS
 
 
-def test_scores_are_the_ndcg_of_the_rankings_and_screening_keeps_to_the_threshold(table, data):
-    targets = load_targets(data)
+def test_scores_are_the_ndcg_of_the_rankings_and_screening_keeps_to_the_threshold(table, films):
+    targets = load_targets(films)
     for row in table.to_pylist():
         if row["kind"] != "rank":
             continue
@@ -74,11 +66,11 @@ def test_scores_are_the_ndcg_of_the_rankings_and_screening_keeps_to_the_threshol
         assert row["verdict"] == ("kept" if row["score"] >= 0.5 else "low score")
 
 
-def test_a_flawed_ranking_goes_back_with_the_misplaced_item_named_and_both_are_kept(table, data):
+def test_a_flawed_ranking_goes_back_with_the_misplaced_item_named_and_both_are_kept(table, films):
     rows = {row["trace_id"]: row for row in table.to_pylist()}
     rewritten = [row for row in rows.values() if row["kind"] == "rank" and row["rethinks"]]
     assert rewritten
-    targets = load_targets(data)
+    targets = load_targets(films)
     for row in rewritten:
         flawed = rows[row["rethinks"]]
         assert flawed["case_id"] == row["case_id"] and flawed["verdict"] == "low score"
@@ -87,8 +79,8 @@ def test_a_flawed_ranking_goes_back_with_the_misplaced_item_named_and_both_are_k
         assert (flawed["attempt"], row["attempt"]) == (0, 1)
 
 
-def test_reflections_are_on_the_teachers_real_mistakes(table, data):
-    targets = load_targets(data)
+def test_reflections_are_on_the_teachers_real_mistakes(table, films):
+    targets = load_targets(films)
     first = {
         row["case_id"]: row["ranking"]
         for row in table.to_pylist()
@@ -103,11 +95,11 @@ def test_reflections_are_on_the_teachers_real_mistakes(table, data):
     assert {row["case_id"] for row in reflections} == wrong
 
 
-def test_the_teacher_never_sees_a_target_before_it_ranked(agent, data, tmp_path):
-    targets = load_targets(data)
+def test_the_teacher_never_sees_a_target_before_it_ranked(agent, films, tmp_path):
+    targets = load_targets(films)
     titles = {item.item_id: item.title for item in agent.dataset.items.values()}
     with teacher_server() as server:
-        distil(agent, data, tmp_path / "j", server)
+        distil(agent, films, tmp_path / "j", server)
     for request in server.seen:
         prompt = request["messages"][1]["content"]
         if "Candidates:" in prompt or "You predicted:" in prompt:
@@ -122,14 +114,14 @@ def _asks_for(agent, case_id, prompt) -> bool:
 
 
 def test_a_run_that_failed_and_stopped_anywhere_ends_in_the_same_table(
-    table, agent, data, tmp_path
+    table, agent, films, tmp_path
 ):
     faults = ["HTTP 500", "HTTP 429", "timeout", "connection lost", "empty answer", "no completion"]
     asked = 0
     for budget in (5, 11, 17, 0):
         with teacher_server(faults) as server:
             again, usage = distil(
-                agent, data, tmp_path / "j", server, concurrency=2, budget_requests=budget
+                agent, films, tmp_path / "j", server, concurrency=2, budget_requests=budget
             )
             asked += usage.answers
         assert usage.budget_spent == bool(budget)
@@ -156,8 +148,8 @@ def test_the_report_counts_what_the_table_holds(table, tmp_path):
     assert pq.read_table(tmp_path / "traces.parquet").equals(table)
 
 
-def test_the_template_teacher_goes_the_same_way(agent, data, tmp_path):
-    table, _ = distil(agent, data, tmp_path / "j")
+def test_the_template_teacher_goes_the_same_way(agent, films, tmp_path):
+    table, _ = distil(agent, films, tmp_path / "j")
     summary = summarise(table)
     assert set(summary["verdicts"]) == {"rank", "reflect", "summarize"}
     assert summary["kept"] > USERS

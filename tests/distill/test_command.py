@@ -1,0 +1,55 @@
+"""`starec distill` as a process: killed in the middle, and started again."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.distill.server import TeacherServer, teacher_server
+
+BEFORE_THE_KILL = 7  # answers
+START_S = 60.0
+
+
+def distil(server: TeacherServer, data: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from starec_ray.cli import main; main()", "distill"]
+    command += ["--data", str(data), "--out", str(out), "--teacher", "small"]
+    command += ["--base-url", server.url, "--users", "4", "--temperature", "0"]
+    command += ["--concurrency", "1", "--min-score", "0.9", "--rethinks", "1"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=START_S)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_a_killed_distillation_goes_on_and_ends_in_the_same_table(films, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with teacher_server() as server:
+        finish(distil(server, films, whole))
+        questions = len(server.seen)
+
+    with teacher_server([""] * BEFORE_THE_KILL + ["timeout"]) as server:
+        process = distil(server, films, killed)
+        deadline = time.monotonic() + START_S
+        while len(server.seen) <= BEFORE_THE_KILL:
+            assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert not (killed / "traces.parquet").exists()
+    assert len((killed / "journal.jsonl").read_text().splitlines()) == BEFORE_THE_KILL
+
+    with teacher_server() as server:
+        output = finish(distil(server, films, killed))
+        assert len(server.seen) == questions - BEFORE_THE_KILL
+    assert f"going on: {BEFORE_THE_KILL} answers are there" in output
+    tables = [pq.read_table(folder / "traces.parquet") for folder in (whole, killed)]
+    assert len(tables[0]) > BEFORE_THE_KILL and tables[0].equals(tables[1])
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (whole, killed)]
+    assert reports[0]["verdicts"] == reports[1]["verdicts"]
