@@ -1,5 +1,7 @@
 """A teacher in real vLLM, run by Ray Data on a real Ray."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -9,24 +11,31 @@ from starec_ray.distill.local import TOO_LONG, LocalSettings, LocalTeacher
 from starec_ray.distill.teachers import Answer, Question
 from starec_ray.errors import ConfigError
 from starec_ray.tokens import prompt_ids
+from tests.small_world import NAMES
 
 pytestmark = pytest.mark.engine
 
 
+@pytest.fixture
+def echo(tiny_model, tmp_path):
+    """The tiny model with prompts that end in the question: untrained, it goes on as that ends."""
+    folder = shutil.copytree(tiny_model, tmp_path / "echo")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def question(number: int, words: int = 3) -> Question:
-    messages = [
-        {"role": "system", "content": "Summarize."},
-        {"role": "user", "content": f"User: {number} " + "Alpha " * words},
-    ]
+    text = " ".join([NAMES[number % len(NAMES)]] * (words + number))
+    messages = [{"role": "system", "content": "Summarize."}, {"role": "user", "content": text}]
     return Question(SummarizeTask(f"u{number}/0"), messages, seed=7)
 
 
-def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(
-    tiny_model, ray_cluster
-):
+def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(echo, ray_cluster):
     teacher = LocalTeacher(
         LocalSettings(
-            str(tiny_model),
+            str(echo),
             temperature=0.0,
             max_tokens=8,
             cpus_per_engine=1,
@@ -38,15 +47,16 @@ def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(
     answers: dict[str, Answer] = {}
     teacher.answer(questions, lambda q, a: answers.__setitem__(q.task.case_id, a))
 
+    assert teacher.usage.faults == {TOO_LONG: 1}
     assert sorted(answers) == [f"u{number}/0" for number in range(5)]
     assert (teacher.usage.requests, teacher.usage.answers) == (6, 5)
-    assert teacher.usage.faults == {TOO_LONG: 1}
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(echo)
+    model = AutoModelForCausalLM.from_pretrained(echo, dtype=torch.float32)
     for asked in questions[:5]:
         ids = prompt_ids(tokenizer, asked.messages)
         told = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
         answer = answers[asked.task.case_id]
+        assert answer.text.strip()
         assert answer.text == tokenizer.decode(told, skip_special_tokens=True)
         assert (answer.prompt_tokens, answer.reply_tokens) == (len(ids), len(told))
 
