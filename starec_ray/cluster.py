@@ -1,10 +1,14 @@
 """Joining a Ray cluster, or starting a local one."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
+from rich.console import Console
+
+from starec_ray.errors import ConfigError
 
 
 def start_ray(settings: dict[str, Any]) -> None:
@@ -19,3 +23,29 @@ def start_ray(settings: dict[str, Any]) -> None:
         runtime_env={"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}},
         **local,
     )
+
+
+def check_resources(wanted: Mapping[str, float], remedy: str) -> None:
+    """Says at once what the cluster lacks: Ray would wait for it without an end.
+
+    A cluster that was joined (RAY_ADDRESS) may grow: there it is a warning.
+
+    Args:
+        wanted: resource, as Ray names it ("CPU", "GPU"), → how much all actors take together.
+        remedy: what the user can do about it.
+
+    Raises:
+        ConfigError: if a Ray of one's own has less.
+    """
+    there = ray.cluster_resources()
+    short = [
+        f"{amount:g} {name}s are wanted and the cluster has {there.get(name, 0):g}"
+        for name, amount in wanted.items()
+        if amount > there.get(name, 0)
+    ]
+    if not short:
+        return
+    message = f"{'; '.join(short)}: {remedy}"
+    if not os.environ.get("RAY_ADDRESS"):
+        raise ConfigError(message)
+    Console(stderr=True).print(f"[yellow]waiting for the cluster to grow:[/] {message}")

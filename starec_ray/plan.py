@@ -13,6 +13,10 @@ from starec_ray.recipe import Recipe
 
 GIB = 2**30
 ADAM_BYTES = 8  # two moments in float32, a parameter
+REMEDY = (
+    "fewer or smaller env_runners and learners, run.ray.num_cpus (on one machine more logical "
+    "CPUs than cores will do: its actors take turns), or a larger cluster (RAY_ADDRESS)."
+)
 
 
 def print_plan(recipe: Recipe, console: Console) -> None:
@@ -75,6 +79,16 @@ def _parameters_in(name: str) -> int:
     if found is None:
         return 0
     return round(float(found[1]) * {"b": 1e9, "m": 1e6}[found[2].lower()])
+
+
+def actor_resources(config: Any, *, learners: bool = True) -> dict[str, float]:
+    """What all actors take together, under Ray's names; a local learner is the driver's."""
+    runners = config.num_env_runners
+    ranks = config.num_learners if learners else 0
+    return {
+        "CPU": runners * config.num_cpus_per_env_runner + ranks * config.num_cpus_per_learner,
+        "GPU": runners * config.num_gpus_per_env_runner + ranks * config.num_gpus_per_learner,
+    }
 
 
 def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:

@@ -8,11 +8,12 @@ from typing import Any
 from rich.console import Console
 
 from starec_ray.algorithm import STARec
-from starec_ray.cluster import start_ray
+from starec_ray.cluster import check_resources, start_ray
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
+from starec_ray.plan import REMEDY, actor_resources
 from starec_ray.progress import phase
 from starec_ray.recipe import Recipe, resolved_sections
 from starec_ray.run_dir import RunDir
@@ -36,6 +37,7 @@ def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool =
             run.clear()
         run.write_config(resolved_sections(recipe))
         start_ray(recipe.run.ray)
+        check_resources(actor_resources(recipe.config), REMEDY)
         console.print(f"starting actors: {_actors(recipe)}")
         algo = recipe.config.build_algo()
         assert isinstance(algo, STARec)

@@ -1,14 +1,14 @@
 """A teacher in vLLM on the Ray cluster, through Ray Data's LLM processor."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from starec_ray.agent.agent import split_rationale
+from starec_ray.cluster import check_resources
 from starec_ray.distill.teachers import Answer, Question, Record, Usage
-from starec_ray.errors import ConfigError
 from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
 from starec_ray.tokens import prompt_ids
 
@@ -47,11 +47,12 @@ class LocalTeacher:
         from transformers import AutoConfig, AutoTokenizer
 
         self.settings = settings
-        there = ray.cluster_resources()
         self._gpus = settings.gpus_per_engine
         if self._gpus is None:
-            self._gpus = 1 if there.get("GPU") else 0
-        self._check_resources(there)
+            self._gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        kind, each = ("GPU", self._gpus) if self._gpus else ("CPU", settings.cpus_per_engine)
+        remedy = f"lower --engines or --{kind.lower()}s-per-engine, or join a larger cluster."
+        check_resources({kind: each * settings.engines}, remedy)
         self.name = settings.model
         self.usage = Usage()
         self._path = resolve_model(settings.model)
@@ -148,15 +149,3 @@ class LocalTeacher:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(self.settings.cpus_per_engine),
         }
-
-    def _check_resources(self, there: Mapping[str, float]) -> None:
-        """An engine that can never be placed would be waited for without an end."""
-        settings = self.settings
-        kind, each = ("GPU", self._gpus) if self._gpus else ("CPU", settings.cpus_per_engine)
-        wanted, there_are = each * settings.engines, there.get(kind, 0)
-        if wanted > there_are:
-            raise ConfigError(
-                f"{settings.engines} engine(s) with {each} {kind}(s) each need {wanted}, and the "
-                f"cluster has {there_are:g}: lower --engines or --{kind.lower()}s-per-engine, or "
-                "join a larger cluster (RAY_ADDRESS)."
-            )

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from starec_ray.cluster import start_ray
+from starec_ray.cluster import check_resources, start_ray
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.evaluate import evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
 from starec_ray.evaluation.session import Session, evaluation_session
+from starec_ray.plan import REMEDY, actor_resources
 from starec_ray.recipe import Recipe
 from starec_ray.run_dir import RunDir
 
@@ -45,6 +46,7 @@ def evaluate_models(
     if untrained:
         models = {"untrained": Path(config.model_path), **models}
     start_ray(recipe.run.ray)
+    check_resources(actor_resources(config, learners=False), REMEDY)
     with evaluation_session(config) as session:
         return compare(session, models, recipe, out, console, split)
 
