@@ -27,9 +27,9 @@ def echo(tiny_model, tmp_path):
 
 
 def question(number: int, words: int = 3) -> Question:
-    text = " ".join([NAMES[number % len(NAMES)]] * (words + number))
+    text = " ".join([NAMES[number]] * (words + number))
     messages = [{"role": "system", "content": "Summarize."}, {"role": "user", "content": text}]
-    return Question(SummarizeTask(f"u{number}/0"), messages, seed=7)
+    return Question(SummarizeTask(f"u{number}/{words}"), messages, seed=7)
 
 
 def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(echo, ray_cluster):
@@ -43,21 +43,20 @@ def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(e
             engine_settings={"max_model_len": 512, "max_num_seqs": 8},
         )
     )
-    questions = [*(question(number) for number in range(5)), question(5, words=2000)]
+    questions = [*(question(number) for number in range(4)), question(0, words=2000)]
     answers: dict[str, Answer] = {}
     teacher.answer(questions, lambda q, a: answers.__setitem__(q.task.case_id, a))
 
     assert teacher.usage.faults == {TOO_LONG: 1}
-    assert sorted(answers) == [f"u{number}/0" for number in range(5)]
-    assert (teacher.usage.requests, teacher.usage.answers) == (6, 5)
+    assert sorted(answers) == [f"u{number}/3" for number in range(4)]
+    assert (teacher.usage.requests, teacher.usage.answers) == (5, 4)
     tokenizer = AutoTokenizer.from_pretrained(echo)
     model = AutoModelForCausalLM.from_pretrained(echo, dtype=torch.float32)
-    for asked in questions[:5]:
+    for asked in questions[:4]:
         ids = prompt_ids(tokenizer, asked.messages)
         told = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
         answer = answers[asked.task.case_id]
-        assert answer.text.strip()
-        assert answer.text == tokenizer.decode(told, skip_special_tokens=True)
+        assert answer.text == tokenizer.decode(told, skip_special_tokens=True).strip() != ""
         assert (answer.prompt_tokens, answer.reply_tokens) == (len(ids), len(told))
 
 
