@@ -1,7 +1,5 @@
 """A teacher in real vLLM, run by Ray Data on a real Ray."""
 
-import shutil
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,26 +14,18 @@ from tests.small_world import NAMES
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture
-def echo(tiny_model, tmp_path):
-    """The tiny model with prompts that end in the question: untrained, it goes on as that ends."""
-    folder = shutil.copytree(tiny_model, tmp_path / "echo")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = "{{ messages[-1]['content'] }}"
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def question(number: int, words: int = 3) -> Question:
     text = " ".join([NAMES[number]] * (words + number))
     messages = [{"role": "system", "content": "Summarize."}, {"role": "user", "content": text}]
     return Question(SummarizeTask(f"u{number}/{words}"), messages, seed=7)
 
 
-def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(echo, ray_cluster):
+def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(
+    echo_model, ray_cluster
+):
     teacher = LocalTeacher(
         LocalSettings(
-            str(echo),
+            str(echo_model),
             temperature=0.0,
             max_tokens=8,
             cpus_per_engine=1,
@@ -50,8 +40,8 @@ def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(e
     assert teacher.usage.faults == {TOO_LONG: 1}
     assert sorted(answers) == [f"u{number}/3" for number in range(4)]
     assert (teacher.usage.requests, teacher.usage.answers) == (5, 4)
-    tokenizer = AutoTokenizer.from_pretrained(echo)
-    model = AutoModelForCausalLM.from_pretrained(echo, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(echo_model)
+    model = AutoModelForCausalLM.from_pretrained(echo_model, dtype=torch.float32)
     for asked in questions[:4]:
         ids = prompt_ids(tokenizer, asked.messages)
         told = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]

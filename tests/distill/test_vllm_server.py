@@ -24,14 +24,24 @@ START_S = 240
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model, tmp_path_factory) -> Iterator[str]:
-    """The base URL of `vllm serve` with the tiny model."""
+def server(echo_model, tmp_path_factory) -> Iterator[str]:
+    """The base URL of vLLM's server with the tiny model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny_model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny"]
+    # What `vllm serve` runs; that command itself looks for the CUDA package's metadata.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += [
+        "--model",
+        str(echo_model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--served-model-name",
+        "tiny",
+    ]
     command += ["--max-model-len", "2048", "--dtype", "float32", "--enforce-eager"]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with open(log, "w") as file:
