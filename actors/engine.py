@@ -1,11 +1,10 @@
 """A vLLM engine inside an actor's process."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from starec_ray.errors import ConfigError, STARecError
+from actors.weight_transfer.base import Ticket
+from starec_ray.errors import STARecError
 
 REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`
 
@@ -32,6 +31,7 @@ def start_engine(config: Any) -> Any:
 
         torch.set_num_threads(int(threads))
     from vllm import LLM
+    from vllm.config import WeightTransferConfig
 
     return LLM(
         config.model_path,
@@ -42,6 +42,8 @@ def start_engine(config: Any) -> Any:
         # Log-probs at the sampling temperature; without top-p and top-k, of the whole
         # distribution.
         logprobs_mode="processed_logprobs",
+        worker_extension_cls="actors.weight_transfer.worker.WorkerExtension",
+        weight_transfer_config=WeightTransferConfig(backend=config.weight_transfer),
         logits_processors=["actors.constrained_decoding:KeepToReplyForm"],
         seed=config.seed or 0,
         disable_log_stats=True,
@@ -49,43 +51,31 @@ def start_engine(config: Any) -> Any:
     )
 
 
-def replace_weights(llm: Any, named_tensors: Iterator[tuple[str, Any]]) -> None:
-    """Replaces the engine's weights by whole tensors under Hugging Face's names.
-
-    What was cached of the old weights is dropped.
+def load_ticket(llm: Any, ticket: Ticket) -> dict[str, float]:
+    """Replaces the engine's weights by a published version; returns the seconds of each part.
 
     Raises:
         STARecError: if requests are still running.
     """
-    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named_tensors})
-    llm.collective_rpc(_repack_tied_head)
-    if not llm.reset_prefix_cache():
-        raise STARecError("vLLM kept its prefix cache: requests are still running.")
+    seconds = ticket.load(llm)
+    _forget_old_weights(llm)
+    return seconds
 
 
-def _repack_tied_head(worker: Any) -> None:
-    """On a CPU a head tied to the embedding has a packed copy that a reload leaves behind."""
-    model = worker.model_runner.get_model()
-    head = getattr(model, "lm_head", None)
-    if worker.device.type == "cpu" and model.config.tie_word_embeddings and head is not None:
-        head.quant_method.process_weights_after_loading(head)
+def load_saved_model(llm: Any, folder: str) -> None:
+    """Replaces the engine's weights by those of a saved model of the same architecture.
 
-
-def saved_weights(folder: str) -> Iterator[tuple[str, Any]]:
-    """The tensors of a saved model (a folder, or a Hugging Face id), one at a time.
+    Args:
+        folder: with safetensors in it, or a Hugging Face id.
 
     Raises:
-        ConfigError: if there are no safetensors.
+        STARecError: if requests are still running.
     """
-    from huggingface_hub import snapshot_download
-    from safetensors import safe_open
+    llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+    _forget_old_weights(llm)
 
-    if not Path(folder).is_dir():
-        folder = snapshot_download(folder, allow_patterns=["*.safetensors"])
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise ConfigError(f"{folder} holds no .safetensors: not a saved model.")
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - the object isn't a mapping
-                yield name, tensors.get_tensor(name)
+
+def _forget_old_weights(llm: Any) -> None:
+    llm.collective_rpc("repack_tied_head")
+    if not llm.reset_prefix_cache():
+        raise STARecError("vLLM kept its prefix cache: requests are still running.")

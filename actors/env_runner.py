@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -11,7 +11,7 @@ import torch
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.actor_manager import FaultAwareApply
 
-from actors.engine import REPLY_FORM, replace_weights, saved_weights, start_engine
+from actors.engine import REPLY_FORM, load_saved_model, load_ticket, start_engine
 from actors.weight_transfer.base import Ticket
 from starec_ray.agent.agent import Agent, Prompt
 from starec_ray.agent.formats import GRADES
@@ -120,20 +120,22 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
 
     def load_weights(self, ticket: Ticket) -> dict[str, float]:
         """Loads a published version; returns seconds by part."""
-        start = time.perf_counter()
-        self._load(ticket.tensors(), ticket.version)
-        return {**ticket.seconds, "load": time.perf_counter() - start}
+        self.weight_version = None  # unknown until all of it is there
+        seconds = load_ticket(self.llm, ticket)
+        self.weight_version = ticket.version
+        return seconds
 
     def load_model(self, folder: str, version: int) -> dict[str, float]:
         """Loads a saved model of the same architecture (a folder, or a Hugging Face id)."""
         start = time.perf_counter()
-        self._load(saved_weights(folder), version)
+        self.weight_version = None
+        load_saved_model(self.llm, folder)
+        self.weight_version = version
         return {"load": time.perf_counter() - start}
 
-    def _load(self, named_tensors: Iterator[tuple[str, torch.Tensor]], version: int) -> None:
-        self.weight_version = None  # unknown until all of it is there
-        replace_weights(self.llm, named_tensors)
-        self.weight_version = version
+    def transfer_group(self) -> str | None:
+        """The identity of the group in which its workers receive broadcast weights."""
+        return self.llm.collective_rpc("transfer_group")[0]
 
     def memory(self) -> dict[str, int]:
         """Resident bytes of this process, engine included."""

@@ -8,6 +8,7 @@ bad table is an error everywhere and a hang nowhere.
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import psutil
 import pyarrow as pa
+import ray
 import torch
 import torch.distributed as dist
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -34,6 +36,7 @@ from learners.weights import (
     named_tensors,
     put_in_place,
     save_model,
+    weight_layout,
 )
 from starec_ray.errors import ConfigError, DataError
 
@@ -192,6 +195,16 @@ class DeepSpeedLearner(TorchLearner):
                     pass
         self.counters["weight_version"] = version
         return handle
+
+    def weight_layout(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, dtype and whole shape of each of `export_weights`, in its order."""
+        return weight_layout(self.model)
+
+    def free_address(self) -> tuple[str, int]:
+        """This node's address and a port that is free now."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     @together
     def save_model(self, folder: str) -> None:

@@ -71,6 +71,14 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.detach()
 
 
+def weight_layout(model: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+    """Name, dtype and whole shape of each of `named_tensors`, told without gathering."""
+    return [
+        (name, parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+        for name, parameter in model.named_parameters()
+    ]
+
+
 def save_model(model: PreTrainedModel, model_path: str, folder: Path, *, rank: int) -> None:
     """Writes safetensors, config and tokenizer for transformers and vLLM; all ranks take part.
 

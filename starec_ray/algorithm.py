@@ -21,7 +21,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from transformers import AutoTokenizer
 
 from actors.reward_actor import RewardGroup
-from actors.weight_transfer.object_store import ObjectStoreTransfer
+from actors.weight_transfer.choice import weight_transfer
 from starec_ray import sequences
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask, Task
@@ -73,7 +73,7 @@ class STARec(Algorithm):
         )
         self.learners = LearnerCalls(self.learner_group, config.update_timeout_s)
         self.reward_group = RewardGroup.from_config(config)
-        self.transfer = ObjectStoreTransfer()
+        self.transfer = weight_transfer(config)
         self.cases = CaseOrder(self.dataset.case_ids("train"), config.seed)
         self.anchor_updates_done = 0
         self.iterations_done = 0  # of stage two
@@ -248,10 +248,9 @@ class STARec(Algorithm):
 
     def _sync_weights(self) -> None:
         """Publishes the learners' weights and loads them into every env runner."""
-        version = self.runners.weight_version + 1
         with self._timed("weight_transfer"):
-            tickets = self.learners("publish_weights", version, self.transfer)
-            parts = self.runners.load_weights(tickets[0], version)
+            version = self.runners.weight_version + 1
+            parts = self.runners.load_weights(self.transfer.publish(self.learners, version))
         self.report |= {f"weight_transfer/{part}": seconds for part, seconds in parts.items()}
 
     @contextmanager

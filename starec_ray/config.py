@@ -91,6 +91,7 @@ class STARecConfig(AlgorithmConfig):
         self.gpu_memory_utilization = 0.85
         self.tensor_parallel_size = 1
         self.max_num_seqs = 64
+        self.weight_transfer = "object_store"
         # .learners()
         self.num_learners = 1
         self.zero_stage = 2
@@ -287,6 +288,7 @@ class STARecConfig(AlgorithmConfig):
         gpu_memory_utilization: float = NotProvided,
         tensor_parallel_size: int = NotProvided,
         max_num_seqs: int = NotProvided,
+        weight_transfer: str = NotProvided,
         num_env_runners: int = NotProvided,
         num_cpus_per_env_runner: int = NotProvided,
         num_gpus_per_env_runner: float = NotProvided,
@@ -300,6 +302,8 @@ class STARecConfig(AlgorithmConfig):
             gpu_memory_utilization: vLLM's share of a GPU's memory.
             tensor_parallel_size: GPUs that one engine spans.
             max_num_seqs: sequences decoded at once.
+            weight_transfer: how weights come from the learners: "object_store" (everywhere),
+                "nccl" (broadcast between GPUs), "gloo" (broadcast between CPUs).
             num_env_runners: engines.
             num_cpus_per_env_runner, num_gpus_per_env_runner: of each; on a CPU also its threads.
             sample_timeout_s: deadline of one sampling call.
@@ -317,6 +321,7 @@ class STARecConfig(AlgorithmConfig):
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
             max_num_seqs=max_num_seqs,
+            weight_transfer=weight_transfer,
         )
 
     def learners(

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
+from actors.weight_transfer.choice import WEIGHT_TRANSFERS
 from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.item_text import ATTRIBUTES
 from starec_ray.errors import ConfigError
@@ -13,6 +14,7 @@ ONE_OF: dict[str, Collection] = {
     "reply_format": FORMATS,
     "reward_shape": REWARD_SHAPES,
     "zero_stage": (1, 2, 3),
+    "weight_transfer": WEIGHT_TRANSFERS,
     "dtype": ("auto", "float32", "bfloat16"),
 }
 POSITIVE = (
@@ -86,6 +88,11 @@ def check_fields(config: Any) -> None:
         )
     if config.num_env_runners < 1 and not config.in_evaluation:
         raise ConfigError("num_env_runners is 0; sampling needs at least one engine.")
+    gpus = config.num_gpus_per_learner, config.num_gpus_per_env_runner
+    if config.weight_transfer == "nccl" and min(gpus) < 1:
+        raise _wrong(config, "weight_transfer", "each learner and each runner needs a GPU for it.")
+    if config.weight_transfer == "gloo" and max(gpus) > 0:
+        raise _wrong(config, "weight_transfer", "between GPUs it is nccl.")
     if config.constrained_decoding and config.think_before_ranking:
         raise ConfigError(
             "constrained_decoding leaves no room for a rationale: set think_before_ranking to "

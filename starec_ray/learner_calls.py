@@ -18,14 +18,16 @@ class LearnerCalls:
 
     Args:
         group: RLlib's learner group, local or remote.
-        timeout_s: deadline of one call, in seconds.
+        timeout_s: deadline of one call in seconds, where the call says nothing else.
     """
 
     def __init__(self, group: LearnerGroup, timeout_s: float) -> None:
         self._group = group
         self._timeout_s = timeout_s
 
-    def __call__(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+    def __call__(
+        self, method: str, *args: Any, timeout_s: float | None = None, **kwargs: Any
+    ) -> list[Any]:
         """The answers, in the order of ranks.
 
         Raises:
@@ -35,10 +37,11 @@ class LearnerCalls:
         """
         if self._group.is_local:
             return [getattr(self._group._learner, method)(*args, **kwargs)]
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         shared = [ray.put(a) if isinstance(a, pa.Table) else a for a in args]
         workers = self._group._workers or []
         refs = [getattr(w, method).remote(*shared, **kwargs) for w in workers]
-        ready, late = ray.wait(refs, num_returns=len(refs), timeout=self._timeout_s)
+        ready, late = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
         errors: dict[int, Exception] = {}
         for ref in ready:
             try:
@@ -53,8 +56,7 @@ class LearnerCalls:
         if late:
             ranks = ", ".join(str(refs.index(ref)) for ref in late)
             raise DeadlineError(
-                f"learner {ranks} of {len(refs)} didn't finish {method} within "
-                f"{self._timeout_s:.0f} s."
+                f"learner {ranks} of {len(refs)} didn't finish {method} within {timeout_s:.0f} s."
             )
         return ray.get(refs)
 

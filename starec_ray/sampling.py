@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
+from actors.weight_transfer.base import Answers, Publication
 from starec_ray.agent.tasks import Task
 from starec_ray.errors import DeadlineError, StaleWeightsError, STARecError
 
@@ -41,20 +42,22 @@ class RunnerPool:
         self._sample_timeout_s = sample_timeout_s
         self._transfer_timeout_s = transfer_timeout_s
         self._start_timeout_s = start_timeout_s
-        self._source: tuple[str, dict[str, Any]] | None = None  # how a runner gets the weights
+        self._weights: Publication | None = None  # the current ones
         self._current: set[int] = set()  # runners that hold the current weights
         self._never_started: set[int] = set()  # runners whose start failed; Ray leaves them
         self._last_fault: object = "none was seen"
-        self.weight_version = -1
         self.asked_again = 0  # tasks whose runner failed, over the pool's life
 
-    def load_weights(self, ticket: Any, version: int) -> dict[str, float]:
-        """Gives every runner the published weights; returns the slowest runner's seconds."""
-        return self._load("load_weights", {"ticket": ticket}, version)
+    @property
+    def weight_version(self) -> int:
+        """Of the current weights; -1 before there are any."""
+        return self._weights.version if self._weights else -1
 
-    def load_model(self, folder: str, version: int) -> dict[str, float]:
-        """Gives every runner the weights of a saved model of the same architecture."""
-        return self._load("load_model", {"folder": folder, "version": version}, version)
+    def load_weights(self, weights: Publication) -> dict[str, float]:
+        """Gives every runner these weights, and those that come back later; returns the slowest
+        runner's seconds, by part."""
+        self._weights, self._current = weights, set()
+        return self._send_weights(self._manager.healthy_actor_ids())
 
     def sample(
         self, tasks: Sequence[Task], *, rollouts: int, temperature: float, seed: int
@@ -105,30 +108,23 @@ class RunnerPool:
 
     def memory(self) -> dict[str, float]:
         """Resident bytes of each healthy runner, by name."""
-        answers = self._call(
-            "memory", {r: {} for r in self._manager.healthy_actor_ids()}, self._transfer_timeout_s
-        )
+        answers = self._call_in_time("memory", {r: {} for r in self._manager.healthy_actor_ids()})
         return {
             f"env_runner_{runner}": answer["rss_bytes"]
             for runner, answer in answers.items()
             if not isinstance(answer, Exception)
         }
 
-    def _load(self, method: str, kwargs: dict[str, Any], version: int) -> dict[str, float]:
-        self._source, self.weight_version, self._current = (method, kwargs), version, set()
-        return self._send_weights(self._manager.healthy_actor_ids())
-
     def _send_weights(self, runners: Sequence[int]) -> dict[str, float]:
-        if self._source is None:
+        if self._weights is None:
             raise STARecError("env runners were asked to sample before any weights were loaded.")
-        method, kwargs = self._source
-        answers = self._call(method, {r: kwargs for r in runners}, self._transfer_timeout_s)
+        answers = self._weights.deliver(runners, self._call_in_time)
         slowest: dict[str, float] = {}
         for runner, answer in answers.items():
             if isinstance(answer, Exception):
                 continue  # comes back through `_ready_runners`
             self._current.add(runner)
-            for key, seconds in (answer or {}).items():
+            for key, seconds in answer.items():
                 slowest[key] = max(slowest.get(key, 0.0), seconds)
         return slowest
 
@@ -169,9 +165,12 @@ class RunnerPool:
                 if error.actor_init_failed:
                     self._never_started.add(refs[ref])
 
+    def _call_in_time(self, method: str, kwargs_of: Mapping[int, dict[str, Any]]) -> Answers:
+        return self._call(method, kwargs_of, self._transfer_timeout_s)
+
     def _call(
         self, method: str, kwargs_of: Mapping[int, dict[str, Any]], timeout_s: float
-    ) -> dict[int, Any]:
+    ) -> Answers:
         """Calls one method on some runners at once; an answer is a value or an Exception.
 
         Raises:
@@ -180,7 +179,7 @@ class RunnerPool:
         actors = self._manager.actors()
         refs = {getattr(actors[r], method).remote(**kwargs): r for r, kwargs in kwargs_of.items()}
         ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
-        answers: dict[int, Any] = {}
+        answers: Answers = {}
         for ref, runner in refs.items():
             if ref not in ready:
                 answers[runner] = DeadlineError(

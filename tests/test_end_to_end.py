@@ -13,48 +13,12 @@ from starec_ray.agent.agent import Agent
 from starec_ray.cli.rollouts import select
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.run import evaluate_run
-from starec_ray.recipe import Recipe, build
 from starec_ray.run_dir import RunDir
 from starec_ray.train import train
 from tests.small_world import dataset, write_random_traces
+from tests.tiny_recipe import tiny_recipe
 
 pytestmark = pytest.mark.engine
-
-
-def tiny_recipe(data, model_path, traces, **changes) -> Recipe:
-    sections = {
-        "data": {"path": str(data)},
-        "model": {
-            "name": str(model_path),
-            "dtype": "float32",
-            "max_model_len": 512,
-            "max_rank_tokens": 24,
-            "max_reflect_tokens": 24,
-            "think_before_ranking": False,
-            "item_attributes": [],
-        },
-        "anchor": {
-            "traces": [str(traces)] if traces else [],
-            "num_traces": 192,
-            "anchor_epochs": 8,
-            "anchor_batch_size": 16,
-            "anchor_lr": 5e-3,
-            "anchor_updates_per_iteration": 12,
-        },
-        "rewards": {"reward_shape": "ndcg", "num_reward_actors": 2},
-        "training": {
-            "lr": 2e-3,
-            "cases_per_iteration": 8,
-            "group_size": 16,
-            "reflect_share": 0.125,
-        },
-        "env_runners": {"num_env_runners": 2, "num_cpus_per_env_runner": 1, "max_num_seqs": 64},
-        "learners": {"num_learners": 2, "num_cpus_per_learner": 1, "micro_batch_tokens": 4096},
-        "run": {"iterations": 50, "checkpoint_every": 50, "evaluate_slow_thinking": True},
-    }
-    for section, keys in changes.items():
-        sections[section] |= keys
-    return build(sections)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +28,9 @@ def traces(small_world, tiny_model, tmp_path_factory):
     return write_random_traces(tmp_path_factory.mktemp("traces") / "t.parquet", agent, 192)
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize(("zero_stage", "transfer"), [(2, "object_store"), (3, "gloo")])
 def test_training_raises_the_reward_over_the_untrained_policy(
-    zero_stage, small_world, tiny_model, traces, tmp_path, ray_cluster, capsys
+    zero_stage, transfer, small_world, tiny_model, traces, tmp_path, ray_cluster, capsys
 ):
     console = Console(width=160)
     recipe = tiny_recipe(
@@ -75,6 +39,7 @@ def test_training_raises_the_reward_over_the_untrained_policy(
         traces,
         model={"constrained_decoding": True},
         learners={"zero_stage": zero_stage},
+        env_runners={"weight_transfer": transfer},
     )
     run = train(recipe, tmp_path / "run", console)
 

@@ -1,32 +1,56 @@
-"""The interface of weight transfer."""
+"""The interface of weight transfer.
+
+The driver publishes a version of the learners' weights and delivers it to env runners, at once
+and again to those that come back. What a runner is sent is a small ticket that loads it.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+
+# What each env runner answered, or the Exception that it failed with.
+Answers = dict[int, Any]
+# Calls a method on some env runners at once, with arguments for each of them.
+CallRunners = Callable[[str, Mapping[int, dict[str, Any]]], Answers]
+# Calls a method on all learners: their answers, in the order of ranks.
+CallLearners = Callable[..., list[Any]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One tensor of a model: Hugging Face's name, dtype, whole shape."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 class Ticket(Protocol):
-    """What a runner needs to load one published version; small, and sent to every runner."""
+    """What a runner needs to load one published version."""
 
     @property
     def version(self) -> int: ...
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """What publishing took, by part."""
+    def load(self, llm: Any) -> dict[str, float]:
+        """Replaces the weights of a `vllm.LLM`; returns the seconds of each part."""
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All weights, whole, under Hugging Face's names; not to be written to."""
+
+class Publication(Protocol):
+    """One version of the weights, to be had until the next one is published."""
+
+    @property
+    def version(self) -> int: ...
+
+    def deliver(self, runners: Sequence[int], call: CallRunners) -> Answers:
+        """Brings it to these env runners; an answer holds the seconds of each part."""
 
 
 class WeightTransfer(ABC):
-    """Learner side: publishes versions. Picklable, for it is sent to every learner's rank."""
+    """Driver side of an engine of weight transfer."""
 
     @abstractmethod
-    def publish(self, named_tensors: Iterator[tuple[str, Tensor]], version: int) -> Ticket:
-        """Called on rank 0 with all weights, one whole tensor at a time.
-
-        A tensor is good until the next is asked for: it has to be copied or sent before.
-        """
+    def publish(self, learners: CallLearners, version: int) -> Publication:
+        """Makes the learners' weights of now a version that env runners can be given."""

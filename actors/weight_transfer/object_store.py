@@ -3,26 +3,25 @@ newest version without any group to join."""
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 from torch import Tensor
 
-from actors.weight_transfer.base import WeightTransfer
+from actors.weight_transfer.base import (
+    Answers,
+    CallLearners,
+    CallRunners,
+    Layout,
+    WeightTransfer,
+)
 
 READ_TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the bytes of one tensor mean: Hugging Face name, dtype, shape."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+CHUNK_BYTES = 2**28  # what tensor-parallel workers are sent at a time
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,26 @@ class ObjectStoreTicket:
     index: tuple[Layout, ...]
     seconds: dict[str, float]
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def load(self, llm: Any) -> dict[str, float]:
+        start = time.perf_counter()
+        llm.start_weight_update()
+        for chunk in self._chunks():
+            llm.update_weights({"update_info": {"named_tensors": chunk}})
+        llm.finish_weight_update()
+        return {**self.seconds, "load": time.perf_counter() - start}
+
+    def _chunks(self) -> Iterator[list[tuple[str, Tensor]]]:
+        chunk: list[tuple[str, Tensor]] = []
+        size = 0
+        for name, tensor in self._tensors():
+            chunk.append((name, tensor))
+            size += tensor.numel() * tensor.element_size()
+            if size >= CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+        yield chunk
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Views of shared memory: no copy is made, and none may be written to."""
         buffers = ray.get(self.buffers, timeout=READ_TIMEOUT_S)
         for layout, buffer in zip(self.index, buffers, strict=True):
@@ -45,8 +63,8 @@ class ObjectStoreTicket:
             yield layout.name, flat.view(layout.dtype).view(layout.shape)
 
 
-class ObjectStoreTransfer(WeightTransfer):
-    """Copies each tensor once and puts all of them as one object, which every runner reads."""
+class ObjectStorePublisher:
+    """Learner side: copies each tensor once and puts all of them as one object."""
 
     def publish(
         self, named_tensors: Iterator[tuple[str, Tensor]], version: int
@@ -62,3 +80,25 @@ class ObjectStoreTransfer(WeightTransfer):
         reference = ray.put(buffers)
         seconds = {"gather": gathered - start, "put": time.perf_counter() - gathered}
         return ObjectStoreTicket(version, reference, tuple(index), seconds)
+
+
+@dataclass(frozen=True)
+class ObjectStorePublication:
+    """A version that lies in the object store as long as this is kept."""
+
+    ticket: ObjectStoreTicket
+
+    @property
+    def version(self) -> int:
+        return self.ticket.version
+
+    def deliver(self, runners: Sequence[int], call: CallRunners) -> Answers:
+        return call("load_weights", {runner: {"ticket": self.ticket} for runner in runners})
+
+
+class ObjectStoreTransfer(WeightTransfer):
+    """Rank 0 puts the weights as one object, which every runner reads."""
+
+    def publish(self, learners: CallLearners, version: int) -> ObjectStorePublication:
+        tickets = learners("publish_weights", version, ObjectStorePublisher())
+        return ObjectStorePublication(tickets[0])

@@ -1,6 +1,6 @@
 """A running evaluation: env runners and reward actors without learners."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,23 @@ import pyarrow as pa
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from actors.reward_actor import RewardGroup
+from actors.weight_transfer.base import Answers, CallRunners
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import Task
 from starec_ray.data.dataset import Dataset
 from starec_ray.sampling import RunnerPool
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The weights of a saved model (a folder, or a Hugging Face id), which runners read."""
+
+    folder: str
+    version: int
+
+    def deliver(self, runners: Sequence[int], call: CallRunners) -> Answers:
+        request = {"folder": self.folder, "version": self.version}
+        return call("load_model", dict.fromkeys(runners, request))
 
 
 class SavedModels:
@@ -22,7 +35,7 @@ class SavedModels:
         self._pool = pool
 
     def load_model(self, folder: str) -> None:
-        self._pool.load_model(folder, self._pool.weight_version + 1)
+        self._pool.load_weights(SavedModel(folder, self._pool.weight_version + 1))
 
     def sample(
         self, tasks: list[Task], *, rollouts: int, temperature: float, seed: int

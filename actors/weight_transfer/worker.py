@@ -1,0 +1,99 @@
+"""What is added to vLLM's worker: engines of weight transfer, and the group that it is in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+
+
+@dataclass
+class NoInitInfo(WeightTransferInitInfo):
+    """There is nothing to join."""
+
+
+@dataclass
+class NamedTensors(WeightTransferUpdateInfo):
+    """Some of the model's tensors, whole, under Hugging Face's names."""
+
+    named_tensors: list[tuple[str, Tensor]]
+
+
+class ObjectStoreEngine(WeightTransferEngine[NoInitInfo, NamedTensors]):
+    """Loads tensors that are at hand."""
+
+    init_info_cls = NoInitInfo
+    update_info_cls = NamedTensors
+
+    def init_transfer_engine(self, init_info: NoInitInfo) -> None: ...
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class waits for an accelerator then, which not every machine has.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: NamedTensors) -> None:
+        model: Any = self.model
+        model.load_weights(update_info.named_tensors)
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None: ...
+
+
+class WorkerExtension:
+    """Methods that `LLM.collective_rpc` finds on every worker (vLLM's `worker_extension_cls`)."""
+
+    _group_identity: str | None = None
+
+    def transfer_group(self) -> str | None:
+        """The identity of the group of senders and receivers that this worker is in."""
+        return self._group_identity
+
+    def join_transfer_group(self, group: dict[str, Any], rank_offset: int) -> None:
+        """Joins a `broadcast.Group`, unless it is the worker's already. Collective.
+
+        `rank_offset` is the place of this env runner's first worker in the group.
+        """
+        worker: Any = self
+        if self._group_identity == group["identity"]:
+            return
+        self._group_identity = None
+        worker.weight_transfer_engine.shutdown()
+        settings = {"packed": True} if group["backend"] == "nccl" else {}
+        worker.init_weight_transfer_engine(
+            {
+                "master_address": group["host"],
+                "master_port": group["port"],
+                "rank_offset": rank_offset,
+                "world_size": group["world_size"],
+                **settings,
+            }
+        )
+        self._group_identity = group["identity"]
+
+    def repack_tied_head(self) -> None:
+        """On a CPU a head tied to the embedding has a packed copy that a reload leaves behind."""
+        worker: Any = self
+        model = worker.model_runner.get_model()
+        head = getattr(model, "lm_head", None)
+        if worker.device.type == "cpu" and model.config.tie_word_embeddings and head is not None:
+            head.quant_method.process_weights_after_loading(head)
+
+
+WeightTransferEngineFactory.register_engine("object_store", ObjectStoreEngine)
+WeightTransferEngineFactory.register_engine(
+    "gloo", "actors.weight_transfer.gloo", "GlooWeightTransferEngine"
+)
