@@ -14,12 +14,9 @@ def start_engine(config: Any) -> Any:
     on_gpu = config.num_gpus_per_env_runner > 0
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    settings: dict[str, Any] = {
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "tensor_parallel_size": config.tensor_parallel_size,
-    }
+    settings: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
     if not on_gpu:
-        threads = str(max(1, int(config.num_cpus_per_env_runner)))
+        threads = str(max(1, int(config.num_cpus_per_env_runner) // config.tensor_parallel_size))
         # Ray gives actors one thread; vLLM would pin its own to the same first cores in every
         # actor of a machine. Both must be set before vLLM is imported.
         os.environ["OMP_NUM_THREADS"] = threads
@@ -38,6 +35,7 @@ def start_engine(config: Any) -> Any:
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
+        tensor_parallel_size=config.tensor_parallel_size,
         enable_prefix_caching=True,
         # Log-probs at the sampling temperature; without top-p and top-k, of the whole
         # distribution.

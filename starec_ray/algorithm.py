@@ -27,6 +27,7 @@ from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask, Task
 from starec_ray.anchor import AnchorData
 from starec_ray.case_order import CaseOrder
+from starec_ray.checkpoints import PROGRESS, progress_of
 from starec_ray.config import STARecConfig
 from starec_ray.data.dataset import Dataset
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
@@ -226,7 +227,7 @@ class STARec(Algorithm):
 
     @property
     def anchor_iterations(self) -> int:
-        """`train()` calls of stage one."""
+        """`train()` calls of stage one, those done included."""
         if not self.anchor_updates:
             return 0
         each = -(-self.anchor_data.updates_per_epoch // self.config.anchor_updates_per_iteration)
@@ -328,12 +329,12 @@ class STARec(Algorithm):
         """RLlib's checkpoint folder with the learners' shards (all ranks) beside it."""
         saved = super().save_to_path(path and Path(path).absolute(), **kwargs)
         self.learners("save_checkpoint", str(Path(saved) / "learners"))
-        (Path(saved) / "progress.json").write_text(json.dumps(self.get_state(), indent=1))
+        (Path(saved) / PROGRESS).write_text(json.dumps(self.get_state(), indent=1))
         return saved
 
     def restore_from_path(self, path: str | Path, **kwargs: Any) -> None:
         """Goes on from `save_to_path`: weights, optimiser, anchor, order of the cases."""
-        self.set_state(json.loads((Path(path) / "progress.json").read_text()))
+        self.set_state(progress_of(Path(path)))
         self.learners("load_checkpoint", str(Path(path) / "learners"))
         self._sync_weights()
 

@@ -300,7 +300,7 @@ class STARecConfig(AlgorithmConfig):
         Args:
             kv_cache_gib: memory of the KV cache on a CPU, in GiB.
             gpu_memory_utilization: vLLM's share of a GPU's memory.
-            tensor_parallel_size: GPUs that one engine spans.
+            tensor_parallel_size: GPUs that one engine spans; without GPUs, processes.
             max_num_seqs: sequences decoded at once.
             weight_transfer: how weights come from the learners: "object_store" (everywhere),
                 "nccl" (broadcast between GPUs), "gloo" (broadcast between CPUs).

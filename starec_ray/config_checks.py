@@ -93,6 +93,12 @@ def check_fields(config: Any) -> None:
         raise _wrong(config, "weight_transfer", "each learner and each runner needs a GPU for it.")
     if config.weight_transfer == "gloo" and max(gpus) > 0:
         raise _wrong(config, "weight_transfer", "between GPUs it is nccl.")
+    if gpus[1] > 0 and config.tensor_parallel_size != max(1, gpus[1]):
+        raise _wrong(
+            config,
+            "tensor_parallel_size",
+            f"a runner has {gpus[1]} GPUs: each is one of its parts.",
+        )
     if config.constrained_decoding and config.think_before_ranking:
         raise ConfigError(
             "constrained_decoding leaves no room for a rationale: set think_before_ranking to "

@@ -19,3 +19,7 @@ class DeadlineError(STARecError):
 
 class StaleWeightsError(STARecError):
     """An env runner was asked to sample with a weight version that it doesn't hold."""
+
+
+class TransferError(STARecError):
+    """Weights didn't reach the env runners; the learners are as well as before."""

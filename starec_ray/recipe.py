@@ -30,6 +30,7 @@ LOWEST = {  # of the section run
     "seed": 0,
     "iterations": 0,
     "checkpoint_every": 0,
+    "keep_checkpoints": 0,
     "validate_every": 0,
     "validation_cases": 1,
     "evaluation_cases": 0,
@@ -43,7 +44,9 @@ class RunSettings:
     Attributes:
         seed: of everything random, 0 or above.
         iterations: GRPO iterations of stage two.
-        checkpoint_every: iterations between checkpoints; the last is always kept. 0: only that.
+        checkpoint_every: GRPO iterations between checkpoints, beside those after the anchor and
+            at the end; 0: only those.
+        keep_checkpoints: so many are kept, the newest; 0 keeps all.
         validate_every: stage-two iterations between evaluations on validation users; 0: never.
         validation_cases: validation users asked each time.
         evaluate: evaluate all policies on the test users at the end.
@@ -55,6 +58,7 @@ class RunSettings:
     seed: int = 0
     iterations: int = 100
     checkpoint_every: int = 10
+    keep_checkpoints: int = 2
     validate_every: int = 0
     validation_cases: int = 100
     evaluate: bool = True
@@ -140,6 +144,22 @@ def resolved_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
                 _check_type(f"{section}.{key}", value, wanted)
                 sections[section][key] = value
     return sections
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a run that goes on may not change between two `resolved_sections`, one text a key.
+
+    How long it runs, what it evaluates, its env runners and its deadlines are free.
+    """
+    free = {"env_runners", "fault_tolerance"}
+    changed = []
+    for section, keys in now.items():
+        for key, value in keys.items():
+            fixed = key == "seed" if section == "run" else section not in free
+            old = before.get(section, {}).get(key, value)
+            if fixed and old != value:
+                changed.append(f"{section}.{key} was {old!r} and is {value!r}")
+    return changed
 
 
 def _override(sections: dict[str, dict[str, Any]], text: str) -> None:

@@ -25,6 +25,10 @@ from numpy.typing import ArrayLike
 
 from starec_ray.errors import ConfigError, DataError
 
+EVALUATION = "evaluation.json"
+# What stands at the end.
+RESULTS = (EVALUATION, "evaluation_cases.parquet", "policies.png", "training.png")
+
 # What a person reads: no token ids, titles in place of item ids.
 READABLE_ROLLOUTS = pa.schema(
     [
@@ -204,21 +208,30 @@ class RunDir:
         return pq.read_table(self._rollouts_file(iteration), schema=READABLE_ROLLOUTS)
 
     def clear(self) -> None:
-        """Removes everything that a run wrote here."""
-        for entry in self.path.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name != "lock":
-                entry.unlink()
+        """Removes what a run writes here, and nothing else."""
+        for folder in (
+            self.rollouts,
+            self.tensorboard,
+            self.checkpoints,
+            self.model,
+            self.anchored_model,
+        ):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.config, self.metrics, *(self.path / name for name in RESULTS)):
+            file.unlink(missing_ok=True)
 
     def rewind(self, iteration: int) -> None:
-        """Drop metrics and rollouts of later iterations: a run resumes from this one."""
+        """Drop what came after an iteration, as a run goes on from there: later metrics and
+        rollouts, the trained model and its evaluation."""
         kept = [text for text, line in self._metrics_lines() if line["iteration"] <= iteration]
         with written_whole(self.metrics) as aside:
             aside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
         for later in self.rollout_iterations():
             if later > iteration:
                 self._rollouts_file(later).unlink()
+        shutil.rmtree(self.model, ignore_errors=True)
+        for name in RESULTS:
+            (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the TensorBoard file."""

@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from starec_ray.algorithm import STARec
+from starec_ray.checkpoints import Checkpoints, progress_of
 from starec_ray.cluster import check_resources, start_ray
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.plots import plot_training
@@ -15,26 +17,42 @@ from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.plan import REMEDY, actor_resources
 from starec_ray.progress import phase
-from starec_ray.recipe import Recipe, resolved_sections
-from starec_ray.run_dir import RunDir
+from starec_ray.recipe import Recipe, changed_keys, resolved_sections
+from starec_ray.run_dir import EVALUATION, RunDir
 
 
-def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool = False) -> RunDir:
+def train(
+    recipe: Recipe,
+    run_path: Path,
+    console: Console,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> RunDir:
     """Trains by a recipe and evaluates; the run directory holds everything that came of it.
 
+    Args:
+        recipe: what to do.
+        run_path: the run directory.
+        console: where the results are shown.
+        overwrite: empty a folder that holds a run already.
+        resume: go on from the newest checkpoint of the run in the folder.
+
     Raises:
-        ConfigError: if the folder holds a run already and `overwrite` is False, or is in use, or
-            the recipe can't be run.
+        ConfigError: if the folder holds a run already and neither is asked for, or is in use, or
+            the recipe can't be run, or isn't that of the run to resume.
     """
     run = RunDir(run_path)
+    checkpoints = Checkpoints(run.checkpoints, recipe.run.keep_checkpoints)
     with run.lock():
         recipe.config.resolve()
-        if run.metrics.exists():
-            if not overwrite:
-                raise ConfigError(
-                    f"{run.path} holds a run already: give another --run-dir, or --overwrite."
-                )
-            run.clear()
+        start = _start(run, recipe, checkpoints, console, overwrite=overwrite, resume=resume)
+        if start and _is_finished(run, recipe, start):
+            console.print(
+                f"nothing to do: {run.path} has done its {recipe.run.iterations} iterations. "
+                "To go on, give it more: run.iterations=…"
+            )
+            return run
         run.write_config(resolved_sections(recipe))
         start_ray(recipe.run.ray)
         check_resources(actor_resources(recipe.config), REMEDY)
@@ -42,7 +60,11 @@ def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool =
         algo = recipe.config.build_algo()
         assert isinstance(algo, STARec)
         try:
-            _iterate(algo, recipe, run, console)
+            if start:
+                algo.restore_from_path(start)
+                run.rewind(algo.training_iteration)
+                console.print(f"going on after iteration {algo.training_iteration}: {start}")
+            _iterate(algo, recipe, run, checkpoints, console)
             plot_training(run.read_metrics(), run.path / "training.png")
             if recipe.run.evaluate:
                 rewards = algo.reward_group
@@ -56,46 +78,99 @@ def train(recipe: Recipe, run_path: Path, console: Console, *, overwrite: bool =
     return run
 
 
-def _iterate(algo: STARec, recipe: Recipe, run: RunDir, console: Console) -> None:
+def _start(
+    run: RunDir,
+    recipe: Recipe,
+    checkpoints: Checkpoints,
+    console: Console,
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> Path | None:
+    """The checkpoint that the run goes on from; None starts it in an empty folder."""
+    if not run.config.exists() and not run.metrics.exists():
+        if resume:
+            raise ConfigError(f"{run.path} holds no run to resume: leave --resume out.")
+        return None
+    if resume:
+        if changed := changed_keys(run.read_config(), resolved_sections(recipe)):
+            raise ConfigError(
+                f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
+                f"its own ({run.config}), or start another run."
+            )
+        if newest := checkpoints.newest():
+            return newest
+        console.print(f"{run.path} has no checkpoint yet: it starts over.")
+    elif run.metrics.exists() and not overwrite:
+        raise ConfigError(
+            f"{run.path} holds a run already: give another --run-dir, --resume it, or --overwrite."
+        )
+    run.clear()
+    return None
+
+
+def _is_finished(run: RunDir, recipe: Recipe, checkpoint: Path) -> bool:
+    trained = progress_of(checkpoint)["iterations_done"] >= recipe.run.iterations
+    evaluated = (run.path / EVALUATION).exists() or not recipe.run.evaluate
+    return trained and run.model.exists() and evaluated
+
+
+def _iterate(
+    algo: STARec, recipe: Recipe, run: RunDir, checkpoints: Checkpoints, console: Console
+) -> None:
+    """Both stages, from wherever the algorithm is."""
+    if algo.stage == "anchor":
+        with phase("anchor", algo.anchor_iterations) as progress:
+            while algo.stage == "anchor":
+                progress.advance(note=_note(_iteration(algo, run)))
+    if not checkpoints.all():
+        algo.save_model(run.anchored_model)
+        checkpoints.save(algo)
+    every = recipe.run.checkpoint_every
     titles = {item.item_id: item.title for item in algo.dataset.items.values()}
-    for stage, iterations in (
-        ("anchor", algo.anchor_iterations),
-        ("reinforce", recipe.run.iterations),
-    ):
-        with phase(stage, iterations) as progress:
-            for _ in range(iterations):
-                start = time.perf_counter()
-                algo.train()
-                line = {
-                    "iteration": algo.training_iteration,
-                    **algo.report,
-                    "seconds/iteration": time.perf_counter() - start,
-                }
-                done = algo.iterations_done
-                every = recipe.run.validate_every
-                if stage == "reinforce" and every and done % every == 0:
-                    line |= algo.evaluate(limit=recipe.run.validation_cases)
-                run.append_metrics(line)
-                if stage == "reinforce":
-                    kept = algo.latest_rollouts
-                    assert kept is not None
-                    run.write_rollouts(
-                        algo.training_iteration,
-                        kept,
-                        rewards=kept["reward"],
-                        advantages=kept["advantage"],
-                        target_ranks=kept["target_rank"].to_pylist(),
-                        chosen=kept["chosen"].to_pylist(),
-                        titles=titles,
-                    )
-                    due = recipe.run.checkpoint_every and done % recipe.run.checkpoint_every == 0
-                    if due or done == recipe.run.iterations:
-                        algo.save_to_path(run.checkpoints / f"iteration-{done:05d}")
-                progress.advance(note=_note(line))
-        if stage == "anchor":
-            algo.save_model(run.anchored_model)
+    with phase("reinforce", recipe.run.iterations - algo.iterations_done) as progress:
+        while algo.iterations_done < recipe.run.iterations:
+            validate = recipe.run.validate_every
+            line = _iteration(algo, run, validate, recipe.run.validation_cases)
+            _write_rollouts(algo, run, titles)
+            progress.advance(note=_note(line))
+            if every and algo.iterations_done % every == 0:
+                checkpoints.save(algo)
+    if not every or algo.iterations_done % every:
+        checkpoints.save(algo)
     algo.save_model(run.model)
     console.print(f"trained model: {run.model}")
+
+
+def _iteration(
+    algo: STARec, run: RunDir, validate_every: int = 0, validation_cases: int = 0
+) -> dict[str, Any]:
+    """One of either stage, and its line of metrics."""
+    start = time.perf_counter()
+    algo.train()
+    line = {
+        "iteration": algo.training_iteration,
+        **algo.report,
+        "seconds/iteration": time.perf_counter() - start,
+    }
+    if validate_every and algo.iterations_done % validate_every == 0:
+        line |= algo.evaluate(limit=validation_cases)
+    run.append_metrics(line)
+    return line
+
+
+def _write_rollouts(algo: STARec, run: RunDir, titles: Mapping[str, str]) -> None:
+    kept = algo.latest_rollouts
+    assert kept is not None
+    run.write_rollouts(
+        algo.training_iteration,
+        kept,
+        rewards=kept["reward"],
+        advantages=kept["advantage"],
+        target_ranks=kept["target_rank"].to_pylist(),
+        chosen=kept["chosen"].to_pylist(),
+        titles=titles,
+    )
 
 
 def _note(line: dict[str, Any]) -> str:

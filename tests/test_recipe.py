@@ -6,7 +6,7 @@ import pytest
 
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
-from starec_ray.recipe import build, load_recipe, resolved_sections
+from starec_ray.recipe import build, changed_keys, load_recipe, resolved_sections
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
@@ -109,3 +109,15 @@ def test_resolved_sections_say_every_setting_and_are_a_recipe_again():
 def test_a_run_setting_out_of_range_is_refused(key, value):
     with pytest.raises(ConfigError, match=rf"run\.{key} is {value}"):
         build({"run": {key: value}})
+
+
+def test_a_run_that_goes_on_may_change_how_long_but_not_what_it_trains():
+    before = resolved_sections(build({"training": {"lr": 1e-4}, "run": {"seed": 1}}))
+    longer = build({"training": {"lr": 1e-4}, "run": {"seed": 1, "iterations": 7}})
+    longer.config.num_env_runners = 3
+    assert changed_keys(before, resolved_sections(longer)) == []
+    other = resolved_sections(build({"training": {"lr": 2e-4}, "run": {"seed": 2}}))
+    assert changed_keys(before, other) == [
+        "training.lr was 0.0001 and is 0.0002",
+        "run.seed was 1 and is 2",
+    ]

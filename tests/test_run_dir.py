@@ -11,7 +11,7 @@ import pytest
 
 from starec_ray import schemas
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.run_dir import READABLE_ROLLOUTS, RunDir, flatten, written_whole
+from starec_ray.run_dir import EVALUATION, READABLE_ROLLOUTS, RunDir, flatten, written_whole
 
 TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}
 
@@ -103,7 +103,10 @@ def test_rewinding_drops_what_came_after_the_checkpoint(tmp_path) -> None:
         run.append_metrics({"iteration": iteration})
         write_rollouts(run, iteration)
     run.close()
+    run.model.mkdir()
+    (tmp_path / EVALUATION).write_text("{}")
     run.rewind(2)
+    assert not run.model.exists() and not (tmp_path / EVALUATION).exists()
     assert [line["iteration"] for line in run.read_metrics()] == [1, 2]
     assert run.rollout_iterations() == [1, 2]
 
@@ -167,3 +170,16 @@ def test_a_file_that_could_not_be_written_whole_leaves_the_old_one(tmp_path) -> 
 
 def test_nested_names_are_joined() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a/b/c": 1, "d": 2}
+
+
+def test_clearing_removes_what_a_run_wrote_and_nothing_else(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    run.write_config({"run": {}})
+    run.append_metrics({"iteration": 1})
+    run.close()
+    write_rollouts(run, 1)
+    run.model.mkdir()
+    (tmp_path / EVALUATION).write_text("{}")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    run.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

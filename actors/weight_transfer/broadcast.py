@@ -21,6 +21,7 @@ from actors.weight_transfer.base import (
     Layout,
     WeightTransfer,
 )
+from starec_ray.errors import TransferError
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,20 @@ class BroadcastTicket:
 
 
 class BroadcastPublisher:
-    """Learner side, on rank 0: sends every tensor to the group."""
+    """Learner side, on rank 0: sends every tensor to the group, or raises TransferError."""
 
     def __init__(self, group: Group, layout: tuple[Layout, ...]) -> None:
         self._group = group
         self._layout = layout
 
     def publish(self, named_tensors: Iterator[tuple[str, Tensor]], version: int) -> None:
-        engine = _sender(self._group)
-        engine.source = _source(named_tensors, self._layout)
-        engine.send_weights()
+        try:
+            engine = _sender(self._group)
+            engine.source = _source(named_tensors, self._layout)
+            engine.send_weights()
+        except Exception as error:  # a receiver is gone; this learner is as well as before
+            close_senders()
+            raise TransferError(f"weights of version {version} weren't sent: {error!r}") from error
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,11 @@ class BroadcastTransfer(WeightTransfer):
     ) -> Answers:
         """Broadcasts to these env runners, of whom those that don't answer are left out.
 
+        One that is lost in the middle ends it for all of them.
+
         Raises:
             DeadlineError: if the learners failed or didn't finish in time.
+            TransferError: if they couldn't send though no runner has failed.
         """
         identities = call("transfer_group", {runner: {} for runner in runners})
         present = {r: i for r, i in identities.items() if not isinstance(i, Exception)}
@@ -124,8 +132,13 @@ class BroadcastTransfer(WeightTransfer):
                 learners, "publish_weights", version, publisher, timeout_s=self._timeout_s
             )
             answers = call("load_weights", requests)
-            sent.result()
-        if not any(isinstance(answer, Exception) for answer in answers.values()):
+            lost = any(isinstance(answer, Exception) for answer in answers.values())
+            try:
+                sent.result()
+            except TransferError:
+                if not lost:
+                    raise
+        if not lost:
             self._group = group
         return failed | answers
 

@@ -1,12 +1,15 @@
 """`starec train RECIPE.yaml`: anchor, reinforce, save, evaluate."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from starec_ray.errors import ConfigError
 
 
 def train(
@@ -28,6 +31,10 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Empty a run folder that holds a run already.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the newest checkpoint of the run in RUN_DIR."),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -40,6 +47,8 @@ def train(
     The run directory then holds config.yaml, metrics.jsonl, rollouts/, tensorboard/,
     checkpoints/, anchored_model/, model/ and evaluation.json.
     """
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run, --overwrite empties it: give one of them.")
     from starec_ray.recipe import load_recipe  # loads Ray and torch, seconds
 
     console = Console()
@@ -54,12 +63,12 @@ def train(
         return
     from starec_ray import train as job
 
-    run = job.train(loaded, run_dir, console, overwrite=overwrite)
+    run = job.train(loaded, run_dir, console, overwrite=overwrite, resume=resume)
     starec = sys.argv[0]
     plots = ["training.png"] + ["policies.png"] * loaded.run.evaluate
-    more = [o for o in overrides or [] if not o.split("=")[0].endswith("iterations")]
+    more = [shlex.quote(o) for o in given if not o.split("=")[0].endswith("iterations")]
     again = " ".join([*more, f"run.iterations={2 * loaded.run.iterations}"])
     console.print(f"\nLook at:  {', '.join(f'{run.path}/{plot}' for plot in plots)}")
     console.print(f"          {starec} rollouts {run.path} --best   (what the agent says)")
     console.print(f"          tensorboard --logdir {run.path}/tensorboard")
-    console.print(f"Try next: {starec} train {recipe} {again} --run-dir {run.path}-longer")
+    console.print(f"Try next: {starec} train {recipe} {again} --run-dir {run.path} --resume")

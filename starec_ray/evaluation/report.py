@@ -12,7 +12,7 @@ from rich.table import Table
 from starec_ray.data.dataset import Dataset
 from starec_ray.evaluation.plots import plot_policies
 from starec_ray.evaluation.results import HEADLINE, PolicyResult, results_table, summarise
-from starec_ray.run_dir import written_whole
+from starec_ray.run_dir import EVALUATION, written_whole
 
 BASELINE = "popularity"
 _COLUMNS = {"ndcg@1": "N@1", "ndcg@5": "N@5", HEADLINE: "N@10", "ndcg@20": "N@20", "mrr": "MRR"}
@@ -33,7 +33,7 @@ def write_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "evaluation_cases.parquet") as aside:
         pq.write_table(results_table(results), aside, compression="zstd")
-    with written_whole(folder / "evaluation.json") as aside:
+    with written_whole(folder / EVALUATION) as aside:
         text = json.dumps(summary, indent=2, ensure_ascii=False)
         aside.write_text(text + "\n", encoding="utf-8")
     plot_policies(summary, folder / "policies.png")

@@ -1,0 +1,64 @@
+"""Checkpoints of a run: whole or not there, the newest kept."""
+
+from pathlib import Path
+
+import pytest
+
+from starec_ray.checkpoints import PROGRESS, Checkpoints, progress_of
+from starec_ray.errors import ConfigError
+
+
+class Algorithm:
+    """Saves what a checkpoint is told by; may be stopped in the middle."""
+
+    training_iteration = 0
+    stopped = False
+
+    def save_to_path(self, path: str | Path) -> str:
+        Path(path).mkdir()
+        if self.stopped:
+            raise KeyboardInterrupt
+        (Path(path) / PROGRESS).write_text("{}")
+        return str(path)
+
+
+def save(checkpoints: Checkpoints, iteration: int, *, stopped: bool = False) -> None:
+    algorithm = Algorithm()
+    algorithm.training_iteration, algorithm.stopped = iteration, stopped
+    checkpoints.save(algorithm)
+
+
+def names(checkpoints: Checkpoints) -> list[str]:
+    return [path.name for path in checkpoints.all()]
+
+
+def test_the_newest_are_kept_and_the_last_one_is_gone_on_from(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert checkpoints.newest() is None
+    for iteration in (2, 9, 10, 100):
+        save(checkpoints, iteration)
+    assert names(checkpoints) == ["iteration-00010", "iteration-00100"]
+    assert checkpoints.newest() == tmp_path / "checkpoints" / "iteration-00100"
+
+
+def test_without_a_limit_all_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=0)
+    for iteration in range(1, 5):
+        save(checkpoints, iteration)
+    assert len(checkpoints.all()) == 4
+
+
+def test_one_that_was_stopped_in_the_middle_is_none_and_may_be_written_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1)
+    with pytest.raises(KeyboardInterrupt):
+        save(checkpoints, 2, stopped=True)
+    assert names(checkpoints) == ["iteration-00001"]
+    save(checkpoints, 2)
+    assert names(checkpoints) == ["iteration-00002"]
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration-00002"]
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="is no whole checkpoint"):
+        progress_of(tmp_path)
