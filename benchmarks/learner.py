@@ -1,0 +1,228 @@
+"""The learner's forward and backward pass: one prompt for all its answers, against full copies.
+
+A GRPO group is a prompt of P tokens and G answers of R tokens. "padded" is what general trainers
+do: G rows of P + R tokens, logits of the whole vocabulary at the answers, log-softmax, gather.
+"shared" is the learner's own pass (`learners.batching`, `learners.logprobs`). Each runs in a
+process of its own; the float32 runs are compared number by number.
+
+    python benchmarks/learner.py --json
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from learners.batching import plan
+from learners.logprobs import ReplyScorer
+from starec_ray.models import resolve_model
+from starec_ray.schemas import SEQUENCES
+
+SHAPES = ["1200:8:80", "330:8:64"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement: `way` is "padded" or "shared"."""
+
+    way: str
+    model_path: str
+    dtype: str
+    device: str
+    threads: int
+    prompt: int
+    group: int
+    reply: int
+    repeats: int
+    seed: int
+
+
+def sequences(task: Task) -> pa.Table:
+    """One group of random tokens as SEQUENCES; the same for the same seed."""
+    rng = np.random.default_rng(task.seed)
+    prompt = rng.integers(100, 40_000, task.prompt).tolist()
+    rows = [
+        {
+            "component": "rank",
+            "group": 0,
+            "prompt_ids": prompt,
+            "reply_ids": rng.integers(100, 40_000, task.reply).tolist(),
+            "logprobs": [0.0] * task.reply,
+            "advantage": float(rng.normal()),
+        }
+        for _ in range(task.group)
+    ]
+    return pa.Table.from_pylist(rows, schema=SEQUENCES)
+
+
+def padded_logprobs(model: PreTrainedModel, batch: pa.Table, device: str) -> Tensor:
+    """Log-probs of all answer tokens, in the order of the rows."""
+    prompts = torch.tensor(batch["prompt_ids"].to_pylist(), device=device)
+    replies = torch.tensor(batch["reply_ids"].to_pylist(), device=device)
+    ids = torch.cat([prompts, replies], dim=1)
+    keep = replies.shape[1] + 1
+    logits = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits[:, :-1].float()
+    return logits.log_softmax(-1).gather(2, replies[:, :, None]).flatten()
+
+
+def shared_logprobs(scorer: ReplyScorer, batch: pa.Table, device: str) -> Tensor:
+    """The same by the learner's own pass."""
+    width = len(batch["prompt_ids"][0]) + sum(len(r) for r in batch["reply_ids"].to_pylist())
+    [micro_batch] = plan(batch, micro_batch_tokens=width).micro_batches
+
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(getattr(micro_batch, name)).to(device)
+
+    logprobs, _ = scorer(
+        tensor("token_ids"),
+        tensor("positions"),
+        tensor("segments"),
+        tensor("predictors"),
+        tensor("targets"),
+        torch.ones(len(micro_batch.targets), device=device),
+        tensor("choice_ids"),
+        tensor("choice_mask"),
+    )
+    return logprobs
+
+
+def measure(task: Task, numbers: str) -> dict[str, float]:
+    """Seconds and peak memory of one forward and backward pass; numbers go to a file."""
+    torch.set_num_threads(task.threads)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        task.model_path, dtype=getattr(torch, task.dtype), attn_implementation="sdpa"
+    )
+    model.to(task.device)
+    scorer = ReplyScorer(model)
+    batch = sequences(task)
+    advantages = torch.tensor(batch["advantage"].to_pylist(), device=task.device)
+    advantages = advantages.repeat_interleave(task.reply)
+    seconds = []
+    for _ in range(task.repeats + 1):
+        model.zero_grad(set_to_none=True)
+        _synchronize(task.device)
+        start = time.perf_counter()
+        if task.way == "padded":
+            logprobs = padded_logprobs(model, batch, task.device)
+        else:
+            logprobs = shared_logprobs(scorer, batch, task.device)
+        (-(advantages * logprobs).mean()).backward()
+        _synchronize(task.device)
+        seconds.append(time.perf_counter() - start)
+    gradients = {n: p.grad.float().cpu() for n, p in model.named_parameters() if p.grad is not None}
+    save_file({"logprobs": logprobs.detach().float().cpu(), **gradients}, numbers)
+    if task.device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": statistics.median(seconds[1:]), "peak_gib": peak / 2**30}
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def compare(args: argparse.Namespace, shape: str, dtype: str) -> dict[str, Any]:
+    """Both ways on one shape, each in its own process."""
+    prompt, group, reply = map(int, shape.split(":"))
+    path = resolve_model(args.model)
+    results: dict[str, Any] = {"shape": shape, "dtype": dtype}
+    with tempfile.TemporaryDirectory() as folder:
+        for way in ("padded", "shared"):
+            task = Task(
+                way=way,
+                model_path=path,
+                dtype=dtype,
+                device=args.device,
+                threads=args.threads,
+                prompt=prompt,
+                group=group,
+                reply=reply,
+                repeats=args.repeats,
+                seed=args.seed,
+            )
+            with get_context("spawn").Pool(1) as process:
+                numbers = str(Path(folder) / f"{way}.safetensors")
+                results[way] = process.apply(measure, (task, numbers))
+            tokens = group * (prompt + reply)
+            results[way]["tokens_per_second"] = tokens / results[way]["seconds"]
+        padded, shared = (
+            load_file(Path(folder) / f"{w}.safetensors") for w in ("padded", "shared")
+        )
+    results["speedup"] = results["padded"]["seconds"] / results["shared"]["seconds"]
+    error = (padded.pop("logprobs") - shared.pop("logprobs")).abs().max().item()
+    difference = sum((padded[n] - shared[n]).square().sum().item() for n in padded) ** 0.5
+    size = sum(g.square().sum().item() for g in padded.values()) ** 0.5
+    results["max_logprob_error"] = error
+    results["relative_gradient_error"] = difference / size
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="P:G:R")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3, help="after one that warms up")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    args = parser.parse_args()
+
+    rows = [compare(args, shape, dtype) for shape in args.shapes for dtype in args.dtypes]
+    exact = [row for row in rows if row["dtype"] == "float32"]
+    summary = {
+        "speedup": rows[0]["speedup"],
+        "max_logprob_error_fp32": max((r["max_logprob_error"] for r in exact), default=None),
+        "relative_gradient_error_fp32": max(
+            (r["relative_gradient_error"] for r in exact), default=None
+        ),
+        "settings": {k: v for k, v in vars(args).items() if k != "json"},
+        "torch": torch.__version__,
+        "runs": rows,
+    }
+    if args.json:
+        print(json.dumps(summary))
+        return
+    table = Table(title="forward + backward of one group")
+    for column in ("P:G:R", "dtype", "padded s", "shared s", "speedup", "padded GiB", "shared GiB"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        padded, shared = row["padded"], row["shared"]
+        table.add_row(
+            row["shape"],
+            row["dtype"],
+            f"{padded['seconds']:.2f}",
+            f"{shared['seconds']:.2f}",
+            f"{row['speedup']:.2f}",
+            f"{padded['peak_gib']:.2f}",
+            f"{shared['peak_gib']:.2f}",
+        )
+    Console().print(table)
+    Console().print(
+        f"float32: log-probs differ by {summary['max_logprob_error_fp32']}, gradients by "
+        f"{summary['relative_gradient_error_fp32']} of their norm"
+    )
+
+
+if __name__ == "__main__":
+    main()
