@@ -26,11 +26,8 @@ def likeness(item: Item, others: Sequence[Item], attributes: frozenset[str]) -> 
 
 
 def likeness_level(item: Item, liked: Sequence[Item]) -> int:
-    """0 … 9, in twentieths: the likeness in tags and people to items that the user liked.
-
-    A mean over ten items is seldom above a half: twentieths spread it over the digits.
-    """
-    return min(9, int(20 * likeness(item, liked, frozenset({"tags", "people"}))))
+    """0 … 9, in tenths: the likeness in tags and people to items that the user liked."""
+    return min(9, int(10 * likeness(item, liked, frozenset({"tags", "people"}))))
 
 
 def _labels(item: Item, attributes: frozenset[str]) -> set[str]:

@@ -60,10 +60,9 @@ def test_likeness_counts_what_is_shown(attributes, expected):
 
 
 @pytest.mark.parametrize(
-    ("liked", "level"),
-    [([], 0), ([BLADE], 9), ([HEAT], 0), ([ALIEN, HEAT], 6), ([ALIEN, HEAT, HEAT, HEAT], 3)],
+    ("liked", "level"), [([], 0), ([ALIEN], 6), ([BLADE], 9), ([HEAT], 0), ([ALIEN, HEAT], 3)]
 )
-def test_a_likeness_level_is_in_twentieths_and_ends_at_nine(liked, level):
+def test_a_likeness_level_is_in_tenths_and_ends_at_nine(liked, level):
     assert likeness_level(BLADE, liked) == level  # 2 of 3 labels are Alien's
 
 
