@@ -10,9 +10,11 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
+from starec_ray.checkpoints import PROGRESS
 from starec_ray.cli.rollouts import select
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.run import evaluate_run
+from starec_ray.recipe import resolved_sections
 from starec_ray.run_dir import RunDir
 from starec_ray.train import train
 from tests.small_world import dataset, write_random_traces
@@ -44,7 +46,7 @@ def test_training_raises_the_reward_over_the_untrained_policy(
     run = train(recipe, tmp_path / "run", console)
 
     lines = run.read_metrics()
-    assert [line["stage"] for line in lines] == ["anchor"] * 8 + ["reinforce"] * 50
+    assert [line["stage"] for line in lines] == ["anchor"] * 8 + ["reinforce"] * 24
     reinforce = lines[8:]
     assert reinforce[-1]["rank/reward"] > reinforce[0]["rank/reward"] + 0.1
     for line in reinforce:
@@ -135,6 +137,29 @@ def test_a_second_run_into_the_same_folder_is_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=r"holds a run already.*--overwrite"):
         train(tiny_recipe(small_world, tiny_model, None), tmp_path, Console())
     assert run.read_metrics() == [{"iteration": 1}]
+
+
+def test_a_run_resumes_by_its_own_recipe_alone_and_says_when_there_is_nothing_to_do(
+    small_world, tiny_model, tmp_path, capsys
+):
+    recipe = tiny_recipe(small_world, tiny_model, None, run={"iterations": 3, "evaluate": False})
+    with pytest.raises(ConfigError, match="holds no run to resume"):
+        train(recipe, tmp_path, Console(), resume=True)
+
+    run = RunDir(tmp_path)
+    run.write_config(resolved_sections(recipe))
+    run.append_metrics({"iteration": 5})
+    run.close()
+    run.model.mkdir()
+    (run.checkpoints / "iteration-00005").mkdir(parents=True)
+    (run.checkpoints / "iteration-00005" / PROGRESS).write_text('{"iterations_done": 3}')
+    train(recipe, tmp_path, Console(width=200), resume=True)
+    assert "nothing to do" in capsys.readouterr().out
+
+    other = tiny_recipe(small_world, tiny_model, None, training={"lr": 1e-9})
+    with pytest.raises(ConfigError, match=r"training.lr was 0.002 and is 1e-09"):
+        train(other, tmp_path, Console(), resume=True)
+    assert run.read_metrics() == [{"iteration": 5}]
 
 
 def test_a_run_folder_in_use_is_refused(tmp_path):

@@ -33,9 +33,9 @@ def starec(*arguments: object) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> str:
+def finish(process: subprocess.Popen) -> str:
     output, _ = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == code, output
+    assert process.returncode == 0, output
     return output
 
 
@@ -76,9 +76,6 @@ def test_a_killed_run_goes_on_with_the_cases_and_counters_of_an_uninterrupted_on
     before = run.read_metrics()
     assert not run.model.exists()
 
-    refused = finish(starec(recipe, "training.lr=1e-9", "--run-dir", run.path, "--resume"), code=1)
-    assert "training.lr was 0.002 and is 1e-09" in refused
-
     output = finish(starec(recipe, "--run-dir", run.path, "--resume"))
     assert "going on after iteration" in output
     lines = run.read_metrics()
@@ -94,6 +91,3 @@ def test_a_killed_run_goes_on_with_the_cases_and_counters_of_an_uninterrupted_on
         assert set(ranked["case_id"].to_pylist()) == set(order.take(CASES))
     assert (run.model / "model.safetensors").exists()
     assert len(Checkpoints(run.checkpoints, keep=2).all()) == 2
-
-    assert "nothing to do" in finish(starec(recipe, "--run-dir", run.path, "--resume"))
-    assert run.read_metrics() == lines

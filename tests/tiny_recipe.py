@@ -35,7 +35,7 @@ def tiny_recipe(data: Path, model_path: Path, traces: Path | None, **changes: di
         },
         "env_runners": {"num_env_runners": 2, "num_cpus_per_env_runner": 1, "max_num_seqs": 64},
         "learners": {"num_learners": 2, "num_cpus_per_learner": 1, "micro_batch_tokens": 4096},
-        "run": {"iterations": 50, "checkpoint_every": 50, "evaluate_slow_thinking": True},
+        "run": {"iterations": 24, "checkpoint_every": 24, "evaluate_slow_thinking": True},
     }
     for section, keys in changes.items():
         sections[section] |= keys
