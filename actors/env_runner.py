@@ -7,7 +7,6 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
-import torch
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.actor_manager import FaultAwareApply
 
@@ -40,7 +39,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         self.llm = start_engine(config)
         self.tokenizer = self.llm.get_tokenizer()
         # vLLM's seeded requests fail on a CPU when a long prompt is computed in chunks; there
-        # the engine draws from this process's generator, which is seeded instead.
+        # the engine draws from its workers' generators, which are seeded instead.
         self._seeds_each_request = config.num_gpus_per_env_runner > 0
         # What the engine started with has no version: nothing is sampled before weights come.
         self.weight_version: int | None = None
@@ -91,7 +90,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                 f"to {longest} tokens here: raise it."
             )
         expecting = temperature == 0 and self.agent.grades_candidates
-        torch.manual_seed(seed)
+        self.llm.collective_rpc("seed_sampling", args=(seed,))
         answers = self.llm.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in token_ids],
             [

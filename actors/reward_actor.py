@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorManager
 
 from starec_ray.data.dataset import load_targets
@@ -116,16 +116,16 @@ class RewardGroup:
                     if isinstance(error.cause, STARecError):
                         raise error.cause from error
                     raise
-                except RayActorError as error:
-                    cause = f"reward actor {actor_id}: {error}"
-                    self._manager.set_actor_state(actor_id, False)
-                    if error.actor_init_failed:  # Ray doesn't try again
-                        raise DeadlineError(f"a reward actor can't start; {cause}") from error
                 except GetTimeoutError as error:
                     raise DeadlineError(
                         f"reward actor {actor_id} didn't score {len(shares[number])} rankings "
                         f"within {self._timeout_s:.0f} s; before that: {cause}"
                     ) from error
+                except RayError as error:
+                    cause = f"reward actor {actor_id}: {error}"
+                    self._manager.set_actor_state(actor_id, False)
+                    if getattr(error, "actor_init_failed", False):  # Ray doesn't try again
+                        raise DeadlineError(f"a reward actor can't start; {cause}") from error
         return pa.concat_tables([answers[number] for number in range(len(shares))])
 
     def memory(self) -> dict[str, float]:
@@ -134,7 +134,7 @@ class RewardGroup:
         ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=PING_TIMEOUT_S)
         found = {}
         for ref in ready:
-            with contextlib.suppress(RayActorError):
+            with contextlib.suppress(RayError):
                 found[f"reward_actor_{refs[ref]}"] = ray.get(ref)
         return found
 

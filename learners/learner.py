@@ -67,9 +67,8 @@ class DeepSpeedLearner(TorchLearner):
         if self._is_built:
             return
         config = self.config
-        num_cpus = config.num_cpus_per_learner
         self._device = prepare_process(
-            num_cpus=1 if num_cpus == "auto" else max(1, int(num_cpus)),
+            num_cpus=max(1, int(config.num_cpus_per_learner)),
             use_gpu=config.num_gpus_per_learner > 0,
         )
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()

@@ -7,6 +7,7 @@ GRPO iteration of stage two: rank, feedback, reflect, rank again, update.
 import functools
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from transformers import AutoTokenizer
 
 from actors.reward_actor import RewardGroup
@@ -30,6 +32,7 @@ from starec_ray.case_order import CaseOrder
 from starec_ray.checkpoints import PROGRESS, progress_of
 from starec_ray.config import STARecConfig
 from starec_ray.data.dataset import Dataset
+from starec_ray.errors import STARecError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.learner_calls import LearnerCalls
 from starec_ray.reflection import (
@@ -45,6 +48,7 @@ from starec_ray.traces import choose_traces, read_traces, write_template_traces
 
 # Tasks draw their seeds from one seed upwards: requests of one iteration keep this far apart.
 SEED_STEP = 100_000
+MODEL = "model"  # a folder of a trial's checkpoint
 
 
 class STARec(Algorithm):
@@ -60,25 +64,31 @@ class STARec(Algorithm):
         """Starts env runners and learners (RLlib), reward actors, and the driver's own parts."""
         self.config = self.config.copy(copy_frozen=False).resolve()
         self.config.freeze()
-        super().setup(self.config)
         config = self.config
-        assert self.env_runner_group and self.learner_group
         self.dataset = Dataset.load(config.data_path)
         self.agent = Agent.from_config(config, self.dataset)
         self.tokenizer = AutoTokenizer.from_pretrained(config.model_path)
-        self.runners = RunnerPool(
-            self.env_runner_group,
-            config.sample_timeout_s,
-            config.transfer_timeout_s,
-            config.start_timeout_s,
-        )
+        if config.traces:
+            _ = self.anchor_data  # a bad table is told of before any engine starts
+        try:
+            super().setup(config)
+        except IndexError as error:  # RLlib asks the first of no healthy env runners
+            assert self.env_runner_group
+            runners = RunnerPool.from_config(self.env_runner_group, config)
+            fault = runners.start_fault()
+            runners.stop()
+            raise STARecError(f"an env runner could not start: {fault}") from error
+        assert self.env_runner_group and self.learner_group
+        self.runners = RunnerPool.from_config(self.env_runner_group, config)
         self.learners = LearnerCalls(self.learner_group, config.update_timeout_s)
         self.reward_group = RewardGroup.from_config(config)
         self.transfer = weight_transfer(config)
         self.cases = CaseOrder(self.dataset.case_ids("train"), config.seed)
+        self.anchored = False  # stage one is over, and the anchor frozen
         self.anchor_updates_done = 0
         self.iterations_done = 0  # of stage two
         self.best_epoch_score = -math.inf  # of stage one
+        self.weight_version = -1  # of the weights that were published last
         self.latest_rollouts: pa.Table | None = None  # what the run directory keeps
         self.report: dict[str, Any] = {}
         self._sync_weights()
@@ -88,7 +98,8 @@ class STARec(Algorithm):
     @property
     def stage(self) -> str:
         """ "anchor" until all its optimiser steps are done, then "reinforce"."""
-        return "anchor" if self.anchor_updates_done < self.anchor_updates else "reinforce"
+        done = self.anchored or self.anchor_updates_done >= self.anchor_updates
+        return "reinforce" if done else "anchor"
 
     def training_step(self) -> None:
         """One iteration of the stage that the run is in; results go to `self.metrics`."""
@@ -97,7 +108,11 @@ class STARec(Algorithm):
             self._anchor()
         else:
             self._reinforce()
-        self.report |= {"tasks_asked_again": self.runners.asked_again, **self.memory()}
+        self.report |= {
+            "iterations_done": self.iterations_done,
+            "tasks_asked_again": self.runners.asked_again,
+            **self.memory(),
+        }
         assert self.metrics
         for key, value in self.report.items():
             if isinstance(value, int | float):
@@ -111,6 +126,7 @@ class STARec(Algorithm):
         with self._timed("update"):
             steps = [self._update(data.batch(step), "anchor") for step in range(done, last)]
         self.report |= {key: float(np.mean([step[key] for step in steps])) for key in steps[0]}
+        self.report["traces_too_long"] = data.too_long
         self.anchor_updates_done = last
         self._sync_weights()
         if last == epoch_ends:
@@ -120,7 +136,7 @@ class STARec(Algorithm):
 
     def _end_epoch(self) -> None:
         """Measures the anchor on held-out traces and users, and keeps the best epoch's weights."""
-        config, score = self.config, 0.0
+        config, score = self.config, math.nan
         with self._timed("validate"):
             if len(self.anchor_data.held_out):
                 nll = self.learners("nll", self.anchor_data.held_out)[0]["nll"]
@@ -129,21 +145,23 @@ class STARec(Algorithm):
             if cases := config.anchor_validation_cases:
                 self.report |= self.evaluate(limit=cases)
                 score = self.report["validation"]["ndcg@10"]
-        if config.anchor_epochs == 1:
-            return
-        best = str(Path(self.logdir) / "best_epoch")
+        if config.anchor_epochs == 1 or math.isnan(score):
+            return  # nothing to choose from, or nothing to choose by: the last epoch it is
+        best = Path(self.logdir) / "best_epoch"
         if score > self.best_epoch_score:
             self.best_epoch_score = score
-            self.learners("save_checkpoint", best)
+            self.learners("save_checkpoint", str(best))
         elif self.stage == "reinforce":
-            self.learners("load_checkpoint", best)
+            self.learners("load_checkpoint", str(best))
             self._sync_weights()
+        if self.stage == "reinforce":
+            shutil.rmtree(best, ignore_errors=True)
 
     def _reinforce(self) -> None:
         """Stage two: rank → feedback → reflect → rank again → GRPO on both kinds of rollout."""
         config = self.config
         seed = config.seed + 10 * SEED_STEP * (self.iterations_done + 1)
-        if self.anchor_updates == 0 and self.iterations_done == 0:
+        if not self.anchored:  # there was no stage one
             self.freeze_anchor()
         tasks = [
             RankTask(case_id, self.agent.initial_summary(case_id))
@@ -189,6 +207,7 @@ class STARec(Algorithm):
     def freeze_anchor(self) -> None:
         """Makes the weights of now the anchor that the KL refers to."""
         self.learners("freeze_anchor")
+        self.anchored = True
 
     # --- the parts of an iteration -----------------------------------------------------------
 
@@ -196,16 +215,16 @@ class STARec(Algorithm):
     def anchor_data(self) -> AnchorData:
         """The anchor's traces: those given, else the template teacher's."""
         config = self.config
+        left_out = [kind for kind, weight in config.trace_weights.items() if weight == 0]
         if config.traces:
             table = pa.concat_tables([read_traces(path, self.agent) for path in config.traces])
-            left_out = [kind for kind, weight in config.trace_weights.items() if weight == 0]
             table = choose_traces(table, left_out, config.num_traces, config.seed)
         else:
             table = write_template_traces(
                 self.agent,
                 self.reward_group.score,
                 num_traces=config.num_traces,
-                reflect_share=config.reflect_trace_share,
+                reflect_share=0.0 if "reflect" in left_out else config.reflect_trace_share,
                 popularity_weight=config.teacher_popularity_weight,
                 seed=config.seed,
             )
@@ -213,6 +232,11 @@ class STARec(Algorithm):
             table,
             self.agent,
             self.tokenizer,
+            longest_replies={
+                "rank": config.max_rank_tokens,
+                "reflect": config.max_reflect_tokens,
+                "summarize": config.max_reflect_tokens,
+            },
             weights=config.trace_weights,
             held_out_share=config.held_out_trace_share,
             epochs=config.anchor_epochs,
@@ -250,8 +274,9 @@ class STARec(Algorithm):
     def _sync_weights(self) -> None:
         """Publishes the learners' weights and loads them into every env runner."""
         with self._timed("weight_transfer"):
-            version = self.runners.weight_version + 1
-            parts = self.runners.load_weights(self.transfer.publish(self.learners, version))
+            self.weight_version = max(self.weight_version, self.runners.weight_version) + 1
+            weights = self.transfer.publish(self.learners, self.weight_version)
+            parts = self.runners.load_weights(weights)
         self.report |= {f"weight_transfer/{part}": seconds for part, seconds in parts.items()}
 
     @contextmanager
@@ -284,6 +309,10 @@ class STARec(Algorithm):
     ) -> dict[str, Any]:
         """The agent of now, greedy, on users that it doesn't train on.
 
+        Args:
+            split: "validation" or "test".
+            limit: users asked, a seeded sample; `config.validation_cases` by default.
+
         Returns:
             {split: {"ndcg@10": …, "mrr": …, …, "malformed_rate": …}}, fractions 0 … 1.
         """
@@ -292,7 +321,9 @@ class STARec(Algorithm):
             self.agent,
             self.dataset,
             self.reward_group,
-            evaluation_case_ids(self.dataset, split, limit, self.config.seed),
+            evaluation_case_ids(
+                self.dataset, split, limit or self.config.validation_cases, self.config.seed
+            ),
             policy="now",
             slow_thinking=slow_thinking,
             seed=self.config.seed,
@@ -314,16 +345,23 @@ class STARec(Algorithm):
         """RLlib's state without the weights, and how far the run is."""
         return {
             "training_iteration": self.training_iteration,
+            "anchored": self.anchored,
             "anchor_updates_done": self.anchor_updates_done,
+            "best_epoch_score": self.best_epoch_score,
             "iterations_done": self.iterations_done,
             "cases_taken": self.cases.taken,
+            "weight_version": self.weight_version,
+            "inputs": self.config.input_hashes(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self._iteration = state["training_iteration"]
+        self.anchored = state["anchored"]
         self.anchor_updates_done = state["anchor_updates_done"]
+        self.best_epoch_score = state["best_epoch_score"]
         self.iterations_done = state["iterations_done"]
         self.cases.taken = state["cases_taken"]
+        self.weight_version = state["weight_version"]
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         """RLlib's checkpoint folder with the learners' shards (all ranks) beside it."""
@@ -338,6 +376,16 @@ class STARec(Algorithm):
         self.learners("load_checkpoint", str(Path(path) / "learners"))
         self._sync_weights()
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Tune's checkpoint of a trial: `save_to_path`, and the model as `save_model` writes it."""
+        super().save_checkpoint(checkpoint_dir)
+        self.save_model(Path(checkpoint_dir) / MODEL)
+
+    @classmethod
+    def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
+        """No: the env runners that sample evaluate too, between two iterations."""
+        return False
+
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Nothing to do: `RunnerPool` brings runners back, with the current weights.
 
@@ -348,6 +396,8 @@ class STARec(Algorithm):
     def cleanup(self) -> None:
         if hasattr(self, "reward_group"):
             self.reward_group.stop()
+        if hasattr(self, "runners"):
+            self.runners.stop()
         super().cleanup()
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from starec_ray import sequences
 from starec_ray.agent.agent import Agent
+from starec_ray.errors import DataError
 
 
 class AnchorData:
@@ -15,8 +17,16 @@ class AnchorData:
 
     Args:
         traces: `schemas.TRACES`.
+        longest_replies: kind of trace → tokens that a reply of that kind may take when it is
+            sampled; longer ones would teach what can't be finished and are left out.
         weights: kind of trace → its weight in the loss; 1 where a kind isn't named.
         held_out_share: share of the users, rounded down, whose traces are never learned.
+
+    Attributes:
+        too_long: traces left out.
+
+    Raises:
+        DataError: if no trace is left.
     """
 
     def __init__(
@@ -25,6 +35,7 @@ class AnchorData:
         agent: Agent,
         tokenizer: Any,
         *,
+        longest_replies: Mapping[str, int],
         weights: Mapping[str, float],
         held_out_share: float,
         epochs: int,
@@ -32,8 +43,19 @@ class AnchorData:
         seed: int,
     ) -> None:
         self.epochs, self._batch_size, self._seed = epochs, batch_size, seed
-        held_out = _users_held_out(traces, held_out_share, seed)
         table = sequences.from_traces(traces, agent, tokenizer, weights)
+        tokens = pc.list_value_length(table["reply_ids"]).to_numpy()
+        most = np.array([longest_replies[kind] for kind in traces["kind"].to_pylist()], int)
+        self.too_long = int((tokens > most).sum())
+        if self.too_long == len(traces):
+            raise DataError(
+                f"there is no trace to learn: {len(traces)} were given, and {self.too_long} are "
+                f"longer than max_rank_tokens or max_reflect_tokens ({dict(longest_replies)}; the "
+                f"shortest has {tokens.min() if len(tokens) else 0})."
+            )
+        fits = pa.array(tokens <= most)
+        traces, table = traces.filter(fits), table.filter(fits)
+        held_out = _users_held_out(traces, held_out_share, seed)
         self.train = table.filter(pa.array(~held_out))
         self.held_out = table.filter(pa.array(held_out))
 

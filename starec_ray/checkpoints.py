@@ -1,15 +1,19 @@
-"""A run's checkpoints: whole or not there, the newest few kept."""
+"""A run's checkpoints: whole or not there, checked before one is gone on from, the newest kept."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from starec_ray.errors import ConfigError
+from starec_ray.progress import phase
 
-PROGRESS = "progress.json"  # written last: how far the run was
+PROGRESS = "progress.json"  # how far the run was
+MANIFEST = "manifest.json"  # written last: every other file's size and SHA-256
 
 
 class Saves(Protocol):
@@ -34,12 +38,21 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, algo: Saves) -> Path:
-        """Writes one beside its place, then puts it there, and lets the oldest go."""
+        """Writes one beside its place, then puts it there, and lets the oldest go.
+
+        Where it can't be written, as on a full disk, what was written of it is removed and the
+        older ones stay as they are.
+        """
         self.folder.mkdir(exist_ok=True)
         target = self.folder / f"iteration-{algo.training_iteration:05d}"
         part = target.with_name(target.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)  # left by a run that was stopped here
-        algo.save_to_path(part)
+        shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed here
+        try:
+            algo.save_to_path(part)
+            (part / MANIFEST).write_text(json.dumps(_manifest(part), indent=1))
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
         if self.keep:
@@ -48,17 +61,33 @@ class Checkpoints:
         return target
 
     def all(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Those that were written to their end, oldest first."""
         found = self.folder.glob("iteration-*") if self.folder.is_dir() else ()
         return sorted(
             path
             for path in found
-            if re.fullmatch(r"iteration-\d+", path.name) and (path / PROGRESS).is_file()
+            if re.fullmatch(r"iteration-\d+", path.name) and (path / MANIFEST).is_file()
         )
 
-    def newest(self) -> Path | None:
-        """The one to go on from; None if there is none."""
-        return next(reversed(self.all()), None)
+    def newest(self, warn: Callable[[str], None]) -> Path | None:
+        """The newest one that is as it was written; None if none was ever written.
+
+        Args:
+            warn: told of each newer one that was passed over, and why.
+
+        Raises:
+            ConfigError: if there are some, and none is sound.
+        """
+        written = self.all()
+        faults = []
+        for path in reversed(written):
+            if not (fault := _fault(path)):
+                return path
+            faults.append(f"{path} is not as it was written: {fault}")
+            warn(faults[-1])
+        if faults:
+            raise ConfigError(f"no checkpoint can be gone on from: {'; '.join(faults)}.")
+        return None
 
 
 def progress_of(checkpoint: Path) -> dict[str, Any]:
@@ -71,3 +100,37 @@ def progress_of(checkpoint: Path) -> dict[str, Any]:
         return json.loads((checkpoint / PROGRESS).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ConfigError(f"{checkpoint} is no whole checkpoint: {error}") from error
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Each file under the folder, by its path in it: {"bytes": n, "sha256": hexadecimal}."""
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _hash(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def _fault(checkpoint: Path) -> str:
+    """What differs from the manifest, in words; empty if nothing does."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        expected = {checkpoint / name: (e["bytes"], e["sha256"]) for name, e in manifest.items()}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        return f"its {MANIFEST} can't be read ({error})"
+    with phase(f"checking {checkpoint.name}", len(expected)) as progress:
+        for path, (size, sha256) in expected.items():
+            name = path.relative_to(checkpoint)
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            if _hash(path) != sha256:
+                return f"{name} was altered"
+            progress.advance()
+    return ""
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """STARecConfig: every setting of a run, in RLlib's fluent sections and this system's own."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,8 +35,9 @@ class STARecConfig(AlgorithmConfig):
     """The configuration of `STARec`.
 
     Sections of this system: `data`, `model`, `anchor`, `rewards`. Sections of RLlib, with fields
-    of this system added: `training`, `env_runners`, `learners`, `fault_tolerance`. Every field is
-    a plain attribute under the name of the section's argument, so that Tune can search any.
+    of this system added: `training`, `env_runners`, `learners`, `evaluation`, `fault_tolerance`.
+    Every field is a plain attribute under the name of the section's argument, so that Tune can
+    search any.
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -94,9 +96,13 @@ class STARecConfig(AlgorithmConfig):
         self.weight_transfer = "object_store"
         # .learners()
         self.num_learners = 1
+        self.num_cpus_per_learner = 1
         self.zero_stage = 2
         self.micro_batch_tokens = 4096
         self.gradient_checkpointing = False
+        # .evaluation()
+        self.evaluation_interval = 0
+        self.validation_cases = 100
         # .fault_tolerance()
         self.start_timeout_s = 600.0
         self.sample_timeout_s = 1800.0
@@ -292,6 +298,7 @@ class STARecConfig(AlgorithmConfig):
         num_env_runners: int = NotProvided,
         num_cpus_per_env_runner: int = NotProvided,
         num_gpus_per_env_runner: float = NotProvided,
+        custom_resources_per_env_runner: dict = NotProvided,
         sample_timeout_s: float = NotProvided,
         **rllib: Any,
     ) -> Self:
@@ -306,6 +313,8 @@ class STARecConfig(AlgorithmConfig):
                 "nccl" (broadcast between GPUs), "gloo" (broadcast between CPUs).
             num_env_runners: engines.
             num_cpus_per_env_runner, num_gpus_per_env_runner: of each; on a CPU also its threads.
+            custom_resources_per_env_runner: more that each takes, such as {env_runner_node: 1}
+                to place them on nodes that offer it.
             sample_timeout_s: deadline of one sampling call.
             **rllib: further arguments of RLlib's `env_runners()`.
         """
@@ -313,6 +322,7 @@ class STARecConfig(AlgorithmConfig):
             num_env_runners=num_env_runners,
             num_cpus_per_env_runner=num_cpus_per_env_runner,
             num_gpus_per_env_runner=num_gpus_per_env_runner,
+            custom_resources_per_env_runner=custom_resources_per_env_runner,
             sample_timeout_s=sample_timeout_s,
             **rllib,
         )
@@ -333,6 +343,7 @@ class STARecConfig(AlgorithmConfig):
         num_learners: int = NotProvided,
         num_cpus_per_learner: float = NotProvided,
         num_gpus_per_learner: float = NotProvided,
+        custom_resources_per_learner: dict = NotProvided,
         **rllib: Any,
     ) -> Self:
         """Sets the DeepSpeed learner group.
@@ -343,12 +354,15 @@ class STARecConfig(AlgorithmConfig):
             gradient_checkpointing: recompute activations; slower, less memory.
             num_learners: ranks.
             num_cpus_per_learner, num_gpus_per_learner: of each; on a CPU also its threads.
+            custom_resources_per_learner: more that each takes, such as {learner_node: 1} to
+                place them on nodes that offer it.
             **rllib: further arguments of RLlib's `learners()`.
         """
         super().learners(
             num_learners=num_learners,
             num_cpus_per_learner=num_cpus_per_learner,
             num_gpus_per_learner=num_gpus_per_learner,
+            custom_resources_per_learner=custom_resources_per_learner,
             **rllib,
         )
         return self._take(
@@ -356,6 +370,24 @@ class STARecConfig(AlgorithmConfig):
             micro_batch_tokens=micro_batch_tokens,
             gradient_checkpointing=gradient_checkpointing,
         )
+
+    def evaluation(
+        self,
+        *,
+        evaluation_interval: int = NotProvided,
+        validation_cases: int = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """Sets the look at validation users during training; the env runners do it.
+
+        Args:
+            evaluation_interval: `train()` calls, those of the anchor included, from one to the
+                next; 0: never.
+            validation_cases: validation users asked each time.
+            **rllib: further arguments of RLlib's `evaluation()`.
+        """
+        super().evaluation(evaluation_interval=evaluation_interval, **rllib)
+        return self._take(validation_cases=validation_cases)
 
     def fault_tolerance(
         self,
@@ -369,10 +401,10 @@ class STARecConfig(AlgorithmConfig):
         """Sets deadlines, in seconds; RLlib's arguments say what happens to failed runners.
 
         Args:
-            start_timeout_s: an engine's or learner's start.
+            start_timeout_s: how long env runners that were lost may take to come back.
             update_timeout_s: one optimiser step, or one save.
             reward_timeout_s: scoring one batch.
-            transfer_timeout_s: loading weights into one env runner.
+            transfer_timeout_s: bringing weights to the env runners.
             **rllib: further arguments of RLlib's `fault_tolerance()`.
         """
         super().fault_tolerance(**rllib)
@@ -404,10 +436,17 @@ class STARecConfig(AlgorithmConfig):
         self.data_path = str(Path(self.data_path).absolute())
         self.traces = [str(path.absolute()) for path in map(trace_table, self.traces)]
         self.model_path = resolve_model(self.model_name)
+        if Path(self.model_name).is_dir():
+            self.model_name = self.model_path
         check_chat_template(self.model_path)
         on_gpu = self.num_gpus_per_learner > 0 or self.num_gpus_per_env_runner > 0
         self.dtype = resolve_dtype(self.dtype, on_gpu)
         return self
+
+    def input_hashes(self) -> dict[str, str]:
+        """SHA-256 of what the run learns from: the data's manifest and the trace tables."""
+        files = [Path(self.data_path) / "manifest.json", *map(trace_table, self.traces)]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     def check_inputs(self) -> None:
         """Raises ConfigError where a file or folder of the configuration isn't there."""

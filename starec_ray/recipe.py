@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -23,16 +23,18 @@ SECTIONS = [
     "training",
     "env_runners",
     "learners",
+    "evaluation",
     "fault_tolerance",
 ]
+
+# Keys whose attribute has another name.
+_RENAMED = {"model.name": "model_name", "data.path": "data_path"}
 
 LOWEST = {  # of the section run
     "seed": 0,
     "iterations": 0,
     "checkpoint_every": 0,
     "keep_checkpoints": 0,
-    "validate_every": 0,
-    "validation_cases": 1,
     "evaluation_cases": 0,
 }
 
@@ -47,11 +49,11 @@ class RunSettings:
         checkpoint_every: GRPO iterations between checkpoints, beside those after the anchor and
             at the end; 0: only those.
         keep_checkpoints: so many are kept, the newest; 0 keeps all.
-        validate_every: stage-two iterations between evaluations on validation users; 0: never.
-        validation_cases: validation users asked each time.
         evaluate: evaluate all policies on the test users at the end.
         evaluation_cases: test users asked; 0 takes all.
         evaluate_slow_thinking: evaluate with slow thinking too (some three times the work).
+        metric: what a sweep compares trials by, on validation users.
+        mode: whether the best trial has the most ("max") or the least ("min") of it.
         ray: arguments of `ray.init` where no cluster is running yet, such as num_cpus.
     """
 
@@ -59,11 +61,11 @@ class RunSettings:
     iterations: int = 100
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
-    validate_every: int = 0
-    validation_cases: int = 100
     evaluate: bool = True
     evaluation_cases: int = 0
     evaluate_slow_thinking: bool = True
+    metric: Literal["ndcg@1", "ndcg@5", "ndcg@10", "ndcg@20", "hr@10", "mrr"] = "ndcg@10"
+    mode: Literal["max", "min"] = "max"
     ray: dict = dataclasses.field(default_factory=dict)
 
 
@@ -110,14 +112,7 @@ def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
     for section, keys in sections.items():
         if section not in (*SECTIONS, "run"):
             raise ConfigError(f"unknown section {section!r}{_nearest(section, _fields())}.")
-        fields = _fields()[section]
-        for key, value in list(keys.items()):
-            if key not in fields:
-                names = {f"{s}.{k}": None for s, ks in _fields().items() for k in ks}
-                near = _nearest(key, fields) or _nearest(f"{section}.{key}", names)
-                raise ConfigError(f"unknown key {section}.{key}{near}.")
-            sections[section][key] = value = _number(value, fields[key])
-            _check_type(f"{section}.{key}", value, fields[key])
+        keys = sections[section] = checked(section, keys, _fields()[section])
         if section == "run":
             run = dataclasses.replace(run, **keys)
         else:
@@ -130,19 +125,52 @@ def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
     return Recipe(config, run, sections)
 
 
+def checked(section: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's keys, numbers that YAML took for text mended.
+
+    Args:
+        fields: key → type.
+
+    Raises:
+        ConfigError: a key that isn't known (the nearest is named), a value of the wrong type.
+    """
+    keys = {}
+    for key, value in given.items():
+        if key not in fields:
+            names = {f"{s}.{k}": None for s, ks in _fields().items() for k in ks}
+            near = _nearest(key, fields) or _nearest(f"{section}.{key}", names)
+            raise ConfigError(f"unknown key {section}.{key}{near}.")
+        keys[key] = _number(value, fields[key])
+        _check_type(f"{section}.{key}", keys[key], fields[key])
+    return keys
+
+
+def with_values(
+    sections: Mapping[str, Mapping[str, Any]], values: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """A copy of a recipe's sections with other values for some "section.key"."""
+    changed = {name: dict(keys) for name, keys in sections.items()}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        changed.setdefault(section, {})[name] = value
+    return changed
+
+
+def attribute_of(key: str) -> str:
+    """ "section.key" → the attribute of `STARecConfig` that holds it."""
+    return _RENAMED.get(key, key.partition(".")[2])
+
+
 def resolved_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Every key of every section with the value that the run uses: a recipe that says it all."""
-    names = {("model", "name"): "model_name", ("data", "path"): "data_path"}
     sections: dict[str, dict[str, Any]] = {}
     for section, fields in _fields().items():
         owner = recipe.run if section == "run" else recipe.config
         sections[section] = {}
-        for key, wanted in fields.items():
-            value = getattr(owner, names.get((section, key), key))
+        for key in fields:
+            value = getattr(owner, attribute_of(f"{section}.{key}"))
             value = list(value) if isinstance(value, tuple) else value
-            with contextlib.suppress(ConfigError):  # RLlib's own "auto" of another type
-                _check_type(f"{section}.{key}", value, wanted)
-                sections[section][key] = value
+            sections[section][key] = value
     return sections
 
 
@@ -151,7 +179,7 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
     How long it runs, what it evaluates, its env runners and its deadlines are free.
     """
-    free = {"env_runners", "fault_tolerance"}
+    free = {"env_runners", "evaluation", "fault_tolerance"}
     changed = []
     for section, keys in now.items():
         for key, value in keys.items():

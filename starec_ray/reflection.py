@@ -5,6 +5,7 @@ import pyarrow as pa
 
 from starec_ray.agent.tasks import RankTask, ReflectTask
 from starec_ray.data.dataset import Dataset
+from starec_ray.rewards import MALFORMED
 
 
 def reflect_tasks(
@@ -53,10 +54,11 @@ def follow_up_tasks(reflected: pa.Table, dataset: Dataset) -> list[RankTask]:
 
 
 def reflection_rewards(reflected: pa.Table, follow_scores: pa.Table) -> np.ndarray:
-    """The follow-up's reward, float32 [rows]; -1 for a reflection that left no summary."""
+    """The follow-up's reward, float32 [rows]; that of a malformed ranking for a reflection that
+    left no summary."""
     rewards = follow_scores.column("reward").to_numpy().astype(np.float32)
     malformed = reflected.column("malformed").to_numpy(zero_copy_only=False)
-    return np.where(malformed, np.float32(-1.0), rewards)
+    return np.where(malformed, np.float32(MALFORMED), rewards)
 
 
 def revealed(tasks: list[ReflectTask], reflected: pa.Table) -> pa.Table:

@@ -207,18 +207,17 @@ class RunDir:
             )
         return pq.read_table(self._rollouts_file(iteration), schema=READABLE_ROLLOUTS)
 
+    def holds(self) -> list[str]:
+        """The names of what a run wrote here."""
+        return [path.name for path in self._written() if path.exists()]
+
     def clear(self) -> None:
         """Removes what a run writes here, and nothing else."""
-        for folder in (
-            self.rollouts,
-            self.tensorboard,
-            self.checkpoints,
-            self.model,
-            self.anchored_model,
-        ):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.config, self.metrics, *(self.path / name for name in RESULTS)):
-            file.unlink(missing_ok=True)
+        for path in self._written():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def rewind(self, iteration: int) -> None:
         """Drop what came after an iteration, as a run goes on from there: later metrics and
@@ -238,6 +237,19 @@ class RunDir:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _written(self) -> list[Path]:
+        results = (self.path / name for name in RESULTS)
+        models = (self.model, self.anchored_model)
+        return [
+            self.config,
+            self.metrics,
+            self.rollouts,
+            self.tensorboard,
+            self.checkpoints,
+            *models,
+            *results,
+        ]
 
     def _metrics_lines(self) -> list[tuple[str, dict[str, Any]]]:
         if not self.metrics.exists():

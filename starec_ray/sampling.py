@@ -3,11 +3,11 @@
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from actors.weight_transfer.base import Answers, Publication
@@ -47,6 +47,24 @@ class RunnerPool:
         self._never_started: set[int] = set()  # runners whose start failed; Ray leaves them
         self._last_fault: object = "none was seen"
         self.asked_again = 0  # tasks whose runner failed, over the pool's life
+
+    @classmethod
+    def from_config(cls, group: EnvRunnerGroup, config: Any) -> Self:
+        """With the deadlines of a `STARecConfig`."""
+        return cls(
+            group, config.sample_timeout_s, config.transfer_timeout_s, config.start_timeout_s
+        )
+
+    def start_fault(self) -> object:
+        """Why a runner that isn't healthy is so."""
+        self._ask_why(self._manager.actors())
+        return self._last_fault
+
+    def stop(self) -> None:
+        """Ends all runners: those that are idle let go of their engines first."""
+        if refs := [actor.stop.remote() for actor in self._manager.actors().values()]:
+            ray.wait(refs, num_returns=len(refs), timeout=PING_TIMEOUT_S)
+        self._manager.clear()
 
     @property
     def weight_version(self) -> int:
@@ -160,9 +178,9 @@ class RunnerPool:
         for ref in ready:
             try:
                 ray.get(ref)
-            except RayActorError as error:
+            except RayError as error:
                 self._last_fault = error
-                if error.actor_init_failed:
+                if getattr(error, "actor_init_failed", False):
                     self._never_started.add(refs[ref])
 
     def _call_in_time(self, method: str, kwargs_of: Mapping[int, dict[str, Any]]) -> Answers:
@@ -199,7 +217,7 @@ class RunnerPool:
                         raise error.cause from error
                     answers[runner] = error
                     ray.kill(actors[runner], no_restart=False)  # its engine may be broken
-                except RayActorError as error:
+                except RayError as error:  # dead, out of memory, its node lost
                     answers[runner] = error
             self._last_fault = answers[runner]
             self._current.discard(runner)

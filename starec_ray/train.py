@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.rllib.utils.metrics import EVALUATION_RESULTS
 from rich.console import Console
+from rich.markup import escape
 
 from starec_ray.algorithm import STARec
 from starec_ray.checkpoints import Checkpoints, progress_of
 from starec_ray.cluster import check_resources, start_ray
+from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
-from starec_ray.plan import REMEDY, actor_resources
+from starec_ray.plan import REMEDY, actor_resources, check_data
 from starec_ray.progress import phase
 from starec_ray.recipe import Recipe, changed_keys, resolved_sections
 from starec_ray.run_dir import EVALUATION, RunDir
@@ -46,6 +49,7 @@ def train(
     checkpoints = Checkpoints(run.checkpoints, recipe.run.keep_checkpoints)
     with run.lock():
         recipe.config.resolve()
+        check_data(recipe, Dataset.load(recipe.config.data_path))
         start = _start(run, recipe, checkpoints, console, overwrite=overwrite, resume=resume)
         if start and _is_finished(run, recipe, start):
             console.print(
@@ -53,13 +57,15 @@ def train(
                 "To go on, give it more: run.iterations=…"
             )
             return run
-        run.write_config(resolved_sections(recipe))
         start_ray(recipe.run.ray)
         check_resources(actor_resources(recipe.config), REMEDY)
         console.print(f"starting actors: {_actors(recipe)}")
         algo = recipe.config.build_algo()
         assert isinstance(algo, STARec)
         try:
+            if not start:
+                run.clear()
+            run.write_config(resolved_sections(recipe))
             if start:
                 algo.restore_from_path(start)
                 run.rewind(algo.training_iteration)
@@ -87,26 +93,34 @@ def _start(
     overwrite: bool,
     resume: bool,
 ) -> Path | None:
-    """The checkpoint that the run goes on from; None starts it in an empty folder."""
-    if not run.config.exists() and not run.metrics.exists():
-        if resume:
-            raise ConfigError(f"{run.path} holds no run to resume: leave --resume out.")
-        return None
-    if resume:
-        if changed := changed_keys(run.read_config(), resolved_sections(recipe)):
+    """The checkpoint that the run goes on from; None starts it afresh, in an emptied folder."""
+    if not resume:
+        if (held := run.holds()) and not overwrite:
             raise ConfigError(
-                f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
-                f"its own ({run.config}), or start another run."
+                f"{run.path} holds a run already ({', '.join(held)}): give another --run-dir, "
+                "--resume it, or --overwrite."
             )
-        if newest := checkpoints.newest():
-            return newest
-        console.print(f"{run.path} has no checkpoint yet: it starts over.")
-    elif run.metrics.exists() and not overwrite:
+        return None
+    if not run.config.exists():
+        raise ConfigError(f"{run.path} holds no run to resume: leave --resume out.")
+    if changed := changed_keys(run.read_config(), resolved_sections(recipe)):
         raise ConfigError(
-            f"{run.path} holds a run already: give another --run-dir, --resume it, or --overwrite."
+            f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
+            f"its own ({run.config}), or start another run."
         )
-    run.clear()
-    return None
+    newest = checkpoints.newest(lambda fault: console.print(f"[yellow]{escape(fault)}[/]"))
+    if newest is None:
+        console.print(f"{run.path} has no checkpoint yet: it starts over.")
+        return None
+    learned = progress_of(newest)["inputs"]
+    if other := [
+        path for path, sha in recipe.config.input_hashes().items() if learned[path] != sha
+    ]:
+        raise ConfigError(
+            f"{', '.join(other)} changed since {newest} was written: the run would go on with "
+            "other cases or traces. Bring it back, or start another run."
+        )
+    return newest
 
 
 def _is_finished(run: RunDir, recipe: Recipe, checkpoint: Path) -> bool:
@@ -130,8 +144,7 @@ def _iterate(
     titles = {item.item_id: item.title for item in algo.dataset.items.values()}
     with phase("reinforce", recipe.run.iterations - algo.iterations_done) as progress:
         while algo.iterations_done < recipe.run.iterations:
-            validate = recipe.run.validate_every
-            line = _iteration(algo, run, validate, recipe.run.validation_cases)
+            line = _iteration(algo, run)
             _write_rollouts(algo, run, titles)
             progress.advance(note=_note(line))
             if every and algo.iterations_done % every == 0:
@@ -142,19 +155,16 @@ def _iterate(
     console.print(f"trained model: {run.model}")
 
 
-def _iteration(
-    algo: STARec, run: RunDir, validate_every: int = 0, validation_cases: int = 0
-) -> dict[str, Any]:
+def _iteration(algo: STARec, run: RunDir) -> dict[str, Any]:
     """One of either stage, and its line of metrics."""
     start = time.perf_counter()
-    algo.train()
+    result = algo.train()
     line = {
         "iteration": algo.training_iteration,
         **algo.report,
+        **result.get(EVALUATION_RESULTS, {}),
         "seconds/iteration": time.perf_counter() - start,
     }
-    if validate_every and algo.iterations_done % validate_every == 0:
-        line |= algo.evaluate(limit=validation_cases)
     run.append_metrics(line)
     return line
 

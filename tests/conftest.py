@@ -7,7 +7,6 @@ import pytest
 import ray
 
 from tests.small_world import NAMES, write_small_world
-from tests.tiny import build_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -19,17 +18,10 @@ def small_world(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A random model of a few hundred thousand parameters, with its tokenizer."""
-    from starec_ray.agent import prompts
-    from starec_ray.agent.formats import FORMATS
+    from starec_ray.tiny_model import PROMPT_TEXTS, TIMES, build_tiny_model
 
-    texts = [
-        prompts.RANK_SYSTEM,
-        prompts.REFLECT_SYSTEM,
-        *(reply_format.instruction for reply_format in FORMATS.values()),
-        "User: age 30 Summary: Likes Alpha. Latest, + liked, - not: Candidates: You predicted:",
-        *NAMES,
-    ]
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", texts * 20)
+    texts = [*PROMPT_TEXTS, "Likes Alpha.", *NAMES] * TIMES
+    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", texts)
 
 
 @pytest.fixture(scope="session")

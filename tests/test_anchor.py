@@ -2,7 +2,9 @@
 
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
@@ -10,6 +12,7 @@ from transformers import AutoTokenizer
 from starec_ray.agent.agent import Agent
 from starec_ray.anchor import AnchorData
 from starec_ray.config import STARecConfig
+from starec_ray.errors import DataError
 from starec_ray.traces import choose_traces
 from tests.small_world import dataset, write_random_traces
 
@@ -31,7 +34,14 @@ def tokenizer(tiny_model):
 
 
 def anchor_data(traces, agent, tokenizer, **changes) -> AnchorData:
-    settings = {"weights": {}, "held_out_share": 0.0, "epochs": 2, "batch_size": 7, "seed": 1}
+    settings = {
+        "longest_replies": {"rank": 99, "reflect": 99, "summarize": 99},
+        "weights": {},
+        "held_out_share": 0.0,
+        "epochs": 2,
+        "batch_size": 7,
+        "seed": 1,
+    }
     return AnchorData(traces, agent, tokenizer, **(settings | changes))
 
 
@@ -67,3 +77,16 @@ def test_a_user_is_learned_or_held_out_never_both(traces, agent, tokenizer):
     assert len(held_out) == (len(learned) + len(held_out)) // 4 > 0
     assert not learned & held_out
     assert len(data.train) + len(data.held_out) == len(traces)
+
+
+def test_replies_that_could_not_be_finished_are_left_out_and_counted(traces, agent, tokenizer):
+    data = anchor_data(traces, agent, tokenizer)
+    lengths = pc.list_value_length(data.train["reply_ids"]).to_numpy()
+    kinds = np.array(traces["kind"].to_pylist())
+    ranks = int(lengths[kinds == "rank"].max())
+    short = anchor_data(
+        traces, agent, tokenizer, longest_replies={"rank": ranks, "reflect": 1, "summarize": 1}
+    )
+    assert (short.too_long, len(short.train)) == (10, 30)
+    with pytest.raises(DataError, match=r"no trace to learn: 40 were given, and 40 are longer"):
+        anchor_data(traces, agent, tokenizer, longest_replies=dict.fromkeys(set(kinds), 1))

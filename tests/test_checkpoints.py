@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from starec_ray.checkpoints import PROGRESS, Checkpoints, progress_of
+from starec_ray.checkpoints import MANIFEST, PROGRESS, Checkpoints, progress_of
 from starec_ray.errors import ConfigError
 
 
@@ -18,6 +18,8 @@ class Algorithm:
         Path(path).mkdir()
         if self.stopped:
             raise KeyboardInterrupt
+        (Path(path) / "learners").mkdir()
+        (Path(path) / "learners" / "weights").write_bytes(bytes(1000))
         (Path(path) / PROGRESS).write_text("{}")
         return str(path)
 
@@ -34,11 +36,11 @@ def names(checkpoints: Checkpoints) -> list[str]:
 
 def test_the_newest_are_kept_and_the_last_one_is_gone_on_from(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    assert checkpoints.newest() is None
+    assert checkpoints.newest(pytest.fail) is None
     for iteration in (2, 9, 10, 100):
         save(checkpoints, iteration)
     assert names(checkpoints) == ["iteration-00010", "iteration-00100"]
-    assert checkpoints.newest() == tmp_path / "checkpoints" / "iteration-00100"
+    assert checkpoints.newest(pytest.fail) == tmp_path / "checkpoints" / "iteration-00100"
 
 
 def test_without_a_limit_all_are_kept(tmp_path):
@@ -53,10 +55,49 @@ def test_one_that_was_stopped_in_the_middle_is_none_and_may_be_written_again(tmp
     save(checkpoints, 1)
     with pytest.raises(KeyboardInterrupt):
         save(checkpoints, 2, stopped=True)
-    assert names(checkpoints) == ["iteration-00001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration-00001"]
+    (tmp_path / "iteration-00002.part").mkdir()  # what a kill leaves
     save(checkpoints, 2)
     assert names(checkpoints) == ["iteration-00002"]
     assert [path.name for path in tmp_path.iterdir()] == ["iteration-00002"]
+
+
+def truncated(folder: Path) -> None:
+    (folder / "learners" / "weights").write_bytes(bytes(999))
+
+
+def altered(folder: Path) -> None:
+    (folder / "learners" / "weights").write_bytes(bytes(999) + b"1")
+
+
+def missing(folder: Path) -> None:
+    (folder / "learners" / "weights").unlink()
+
+
+def foreign(folder: Path) -> None:
+    (folder / MANIFEST).write_text("[1]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (truncated, "learners/weights has 999 bytes instead of 1000"),
+        (altered, "learners/weights was altered"),
+        (missing, "learners/weights is missing"),
+        (foreign, "its manifest.json can't be read"),
+    ],
+)
+def test_a_damaged_one_is_named_and_the_one_before_is_gone_on_from(tmp_path, damage, told):
+    checkpoints = Checkpoints(tmp_path, keep=0)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    damage(tmp_path / "iteration-00002")
+    warnings: list[str] = []
+    assert checkpoints.newest(warnings.append) == tmp_path / "iteration-00001"
+    assert len(warnings) == 1 and "iteration-00002" in warnings[0] and told in warnings[0]
+    damage(tmp_path / "iteration-00001")
+    with pytest.raises(ConfigError, match="no checkpoint can be gone on from"):
+        checkpoints.newest(warnings.append)
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):

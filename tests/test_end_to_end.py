@@ -5,15 +5,16 @@ import os
 import shutil
 import signal
 
+import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
-from starec_ray.checkpoints import PROGRESS
+from starec_ray.checkpoints import MANIFEST, PROGRESS
 from starec_ray.cli.rollouts import select
 from starec_ray.errors import ConfigError
-from starec_ray.evaluation.run import evaluate_run
+from starec_ray.evaluation.run import evaluate_models, trained_models
 from starec_ray.recipe import resolved_sections
 from starec_ray.run_dir import RunDir
 from starec_ray.train import train
@@ -59,7 +60,8 @@ def test_training_raises_the_reward_over_the_untrained_policy(
     rollouts = run.read_rollouts()
     assert set(rollouts["kind"].to_pylist()) == {"rank", "reflect", "rank_again"}
     best = select(rollouts, kind="rank", case=None, best=True, worst=False, limit=1).to_pylist()[0]
-    assert best["ranking"][0] == best["chosen"] == "Delta"
+    assert best["chosen"] == "Delta"
+    assert best["reward"] == pc.max(rollouts["reward"]).as_py()
 
     model = AutoModelForCausalLM.from_pretrained(run.model)
     assert (
@@ -83,7 +85,7 @@ def test_a_saved_run_is_evaluated_on_its_own(small_world, tiny_model, tmp_path, 
     recipe = tiny_recipe(small_world, tiny_model, None, **sections)
     run = RunDir(tmp_path)
     shutil.copytree(tiny_model, run.model)
-    summary = evaluate_run(run, recipe, Console())
+    summary = evaluate_models(trained_models(run), recipe, run.path, Console())
     scores = {result["policy"]: result["ndcg@10"] for result in summary["results"]}
     assert summary["cases"] == 4
     assert scores["reinforced"] == scores["untrained"]  # the same weights
@@ -110,12 +112,14 @@ def test_the_format_is_learned_a_killed_runner_comes_back_and_a_saved_run_goes_o
         monkeypatch.chdir(tmp_path)
         saved = algo.save_to_path("checkpoint")
         weights = algo.learners("nll", algo.anchor_data.train)
-        order = algo.cases.take(5)
         algo.train()
+        uninterrupted = algo.report
         algo.restore_from_path(saved)
         assert algo.learners("nll", algo.anchor_data.train) == weights
-        assert algo.cases.take(5) == order
         assert algo.iterations_done == 2
+        algo.train()
+        for key in ("rank/reward", "reflect/reward", "loss", "kl", "grad_norm", "lr"):
+            assert algo.report[key] == pytest.approx(uninterrupted[key], rel=1e-3), key
         assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > 0
     finally:
         algo.stop()
@@ -147,19 +151,41 @@ def test_a_run_resumes_by_its_own_recipe_alone_and_says_when_there_is_nothing_to
         train(recipe, tmp_path, Console(), resume=True)
 
     run = RunDir(tmp_path)
+    recipe.config.resolve()
     run.write_config(resolved_sections(recipe))
     run.append_metrics({"iteration": 5})
     run.close()
     run.model.mkdir()
-    (run.checkpoints / "iteration-00005").mkdir(parents=True)
-    (run.checkpoints / "iteration-00005" / PROGRESS).write_text('{"iterations_done": 3}')
+    checkpoint = run.checkpoints / "iteration-00005"
+    checkpoint.mkdir(parents=True)
+    progress = {"iterations_done": 3, "inputs": recipe.config.input_hashes()}
+    (checkpoint / PROGRESS).write_text(json.dumps(progress))
+    (checkpoint / MANIFEST).write_text("{}")
     train(recipe, tmp_path, Console(width=200), resume=True)
     assert "nothing to do" in capsys.readouterr().out
+
+    progress["inputs"] = dict.fromkeys(progress["inputs"], "another hash")
+    (checkpoint / PROGRESS).write_text(json.dumps(progress))
+    with pytest.raises(ConfigError, match=r"manifest.json changed since"):
+        train(recipe, tmp_path, Console(), resume=True)
 
     other = tiny_recipe(small_world, tiny_model, None, training={"lr": 1e-9})
     with pytest.raises(ConfigError, match=r"training.lr was 0.002 and is 1e-09"):
         train(other, tmp_path, Console(), resume=True)
     assert run.read_metrics() == [{"iteration": 5}]
+
+
+def test_a_folder_with_something_of_that_name_is_left_alone(small_world, tiny_model, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine").touch()
+    recipe = tiny_recipe(small_world, tiny_model, None)
+    with pytest.raises(ConfigError, match=r"holds a run already \(model\)"):
+        train(recipe, tmp_path, Console())
+    # Nor is anything removed for a run that can't be started.
+    recipe.config.num_gpus_per_learner = 999
+    with pytest.raises(ConfigError, match="GPUs are wanted"):
+        train(recipe, tmp_path, Console(), overwrite=True)
+    assert (tmp_path / "model" / "mine").exists()
 
 
 def test_a_run_folder_in_use_is_refused(tmp_path):

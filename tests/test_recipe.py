@@ -81,10 +81,12 @@ def test_the_fluent_sections_set_plain_attributes():
         .training(lr=1e-6, group_size=4)
         .env_runners(num_env_runners=2)
         .learners(num_learners=2, zero_stage=3)
+        .evaluation(evaluation_interval=5)
         .fault_tolerance(update_timeout_s=10.0)
     )
     assert (config.model_name, config.reply_format, config.zero_stage) == ("a/b", "titles", 3)
     assert (config.num_env_runners, config.update_timeout_s) == (2, 10.0)
+    assert (config.evaluation_interval, config.validation_cases) == (5, 100)
 
 
 def test_a_number_that_yaml_takes_for_text_is_a_number_all_the_same():
@@ -104,7 +106,7 @@ def test_resolved_sections_say_every_setting_and_are_a_recipe_again():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("checkpoint_every", -1), ("validation_cases", 0), ("evaluation_cases", -5)]
+    ("key", "value"), [("checkpoint_every", -1), ("seed", -1), ("evaluation_cases", -5)]
 )
 def test_a_run_setting_out_of_range_is_refused(key, value):
     with pytest.raises(ConfigError, match=rf"run\.{key} is {value}"):

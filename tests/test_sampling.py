@@ -21,6 +21,8 @@ def test_a_runner_that_can_not_start_ends_the_wait_with_its_cause(
         .env_runners(num_env_runners=1, num_cpus_per_env_runner=1)
         .resolve()
     )
+    with pytest.raises(STARecError, match=r"(?s)an env runner could not start.*max_model_len"):
+        config.build_algo()
     start = time.monotonic()
     with (
         evaluation_session(config) as session,

@@ -23,6 +23,8 @@ from actors.weight_transfer.base import (
 )
 from starec_ray.errors import TransferError
 
+SLACK_S = 30.0  # a runner that hangs is found, and the group given up, before the learners are
+
 
 @dataclass(frozen=True)
 class Group:
@@ -34,6 +36,7 @@ class Group:
     world_size: int
     members: tuple[int, ...]  # env runners, in the order of ranks
     identity: str
+    timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,11 @@ class BroadcastTransfer(WeightTransfer):
         with ThreadPoolExecutor(max_workers=1) as sender:
             publisher = BroadcastPublisher(group, self._layout)
             sent = sender.submit(
-                learners, "publish_weights", version, publisher, timeout_s=self._timeout_s
+                learners,
+                "publish_weights",
+                version,
+                publisher,
+                timeout_s=self._timeout_s + SLACK_S,
             )
             answers = call("load_weights", requests)
             lost = any(isinstance(answer, Exception) for answer in answers.values())
@@ -149,7 +156,8 @@ class BroadcastTransfer(WeightTransfer):
             return kept
         host, port = learners("free_address")[0]
         world_size = 1 + len(members) * self._workers
-        return Group(self._backend, host, port, world_size, members, uuid.uuid4().hex)
+        identity = uuid.uuid4().hex
+        return Group(self._backend, host, port, world_size, members, identity, self._timeout_s)
 
 
 _senders: dict[str, Any] = {}  # vLLM's sending engine of the group that this process is in
@@ -176,9 +184,13 @@ def _open_sender(group: Group) -> Any:
 
     from actors.weight_transfer.gloo import GlooTrainerInitInfo
 
-    info = NCCLTrainerInitInfo if group.backend == "nccl" else GlooTrainerInitInfo
+    where = (group.host, group.port, group.world_size)
+    if group.backend == "nccl":
+        info = NCCLTrainerInitInfo(*where, rank=0)
+    else:
+        info = GlooTrainerInitInfo(*where, rank=0, timeout_s=group.timeout_s)
     return WeightTransferTrainerFactory.trainer_init(
-        info(group.host, group.port, group.world_size, rank=0),
+        info,
         client=_DriverCallsTheRunners(),
         source=_source(iter(()), ()),
     )

@@ -16,4 +16,4 @@ def weight_transfer(config: Any) -> WeightTransfer:
         return BroadcastTransfer(
             config.weight_transfer, config.tensor_parallel_size, config.transfer_timeout_s
         )
-    return ObjectStoreTransfer()
+    return ObjectStoreTransfer(config.transfer_timeout_s)

@@ -17,15 +17,18 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferUpdateInfo,
 )
 
-TIMEOUT = timedelta(seconds=120)  # of the meeting, and of one tensor's broadcast
-
 
 class GlooGroup:
-    """A process group beside torch's default one. Collective: all ranks make it together."""
+    """A process group beside torch's default one. Collective: all ranks make it together.
 
-    def __init__(self, host: str, port: int, rank: int, world_size: int) -> None:
-        store = dist.TCPStore(host, port, world_size, is_master=rank == 0, timeout=TIMEOUT)
-        self._group: Any = dist.ProcessGroupGloo(store, rank, world_size, TIMEOUT)
+    Args:
+        timeout_s: of the meeting, and of one tensor's broadcast.
+    """
+
+    def __init__(self, host: str, port: int, rank: int, world_size: int, timeout_s: float) -> None:
+        timeout = timedelta(seconds=timeout_s)
+        store = dist.TCPStore(host, port, world_size, is_master=rank == 0, timeout=timeout)
+        self._group: Any = dist.ProcessGroupGloo(store, rank, world_size, timeout)
 
     def broadcast(self, tensor: Tensor) -> None:
         """From rank 0 to all others, in place."""
@@ -41,6 +44,7 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
     """The receiving side, in vLLM's worker."""
 
     gloo: GlooGroup | None = None
+    timeout_s: float  # set by who joins
 
     def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
         assert init_info.master_address is not None and init_info.master_port is not None
@@ -49,6 +53,7 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
             init_info.master_port,
             self.parallel_config.rank + init_info.rank_offset,
             init_info.world_size,
+            self.timeout_s,
         )
 
     def update_weights(self, update_info: dict) -> None:
@@ -73,9 +78,10 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
 
 @dataclass
 class GlooTrainerInitInfo(NCCLTrainerInitInfo):
-    """Where the group meets."""
+    """Where the group meets, and how long it waits."""
 
     backend: ClassVar[str] = "gloo"
+    timeout_s: float = 120.0
 
 
 class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
@@ -92,10 +98,14 @@ class GlooTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         client: VLLMWeightSyncClient,
         source: WeightSource | None = None,
     ) -> Self:
-        assert source is not None
+        assert source is not None and isinstance(init_info, GlooTrainerInitInfo)
         engine = cls(client=client, source=source, is_sender=init_info.is_sender, packed=False)
         engine.gloo = GlooGroup(
-            init_info.master_address, init_info.master_port, 0, init_info.world_size
+            init_info.master_address,
+            init_info.master_port,
+            0,
+            init_info.world_size,
+            init_info.timeout_s,
         )
         return engine
 

@@ -20,7 +20,6 @@ from actors.weight_transfer.base import (
     WeightTransfer,
 )
 
-READ_TIMEOUT_S = 120.0
 CHUNK_BYTES = 2**28  # what tensor-parallel workers are sent at a time
 
 
@@ -32,6 +31,7 @@ class ObjectStoreTicket:
     buffers: ray.ObjectRef
     index: tuple[Layout, ...]
     seconds: dict[str, float]
+    timeout_s: float
 
     def load(self, llm: Any) -> dict[str, float]:
         start = time.perf_counter()
@@ -54,7 +54,7 @@ class ObjectStoreTicket:
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Views of shared memory: no copy is made, and none may be written to."""
-        buffers = ray.get(self.buffers, timeout=READ_TIMEOUT_S)
+        buffers = ray.get(self.buffers, timeout=self.timeout_s)
         for layout, buffer in zip(self.index, buffers, strict=True):
             with warnings.catch_warnings():
                 # Not writable by design: vLLM copies out of it.
@@ -64,7 +64,14 @@ class ObjectStoreTicket:
 
 
 class ObjectStorePublisher:
-    """Learner side: copies each tensor once and puts all of them as one object."""
+    """Learner side: copies each tensor once and puts all of them as one object.
+
+    Args:
+        timeout_s: how long a runner may wait for the object.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
 
     def publish(
         self, named_tensors: Iterator[tuple[str, Tensor]], version: int
@@ -79,7 +86,7 @@ class ObjectStorePublisher:
         gathered = time.perf_counter()
         reference = ray.put(buffers)
         seconds = {"gather": gathered - start, "put": time.perf_counter() - gathered}
-        return ObjectStoreTicket(version, reference, tuple(index), seconds)
+        return ObjectStoreTicket(version, reference, tuple(index), seconds, self._timeout_s)
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,16 @@ class ObjectStorePublication:
 
 
 class ObjectStoreTransfer(WeightTransfer):
-    """Rank 0 puts the weights as one object, which every runner reads."""
+    """Rank 0 puts the weights as one object, which every runner reads.
+
+    Args:
+        timeout_s: deadline of one runner's reading, in seconds.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
 
     def publish(self, learners: CallLearners, version: int) -> ObjectStorePublication:
-        tickets = learners("publish_weights", version, ObjectStorePublisher())
+        publisher = ObjectStorePublisher(self._timeout_s)
+        tickets = learners("publish_weights", version, publisher)
         return ObjectStorePublication(tickets[0])

@@ -1,8 +1,10 @@
-"""What is added to vLLM's worker: engines of weight transfer, and the group that it is in."""
+"""What is added to vLLM's worker: engines of weight transfer, the group that it is in, and what
+else is asked of all workers of an engine."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import (
@@ -73,6 +75,7 @@ class WorkerExtension:
         self._group_identity = None
         worker.weight_transfer_engine.shutdown()
         settings = {"packed": True} if group["backend"] == "nccl" else {}
+        worker.weight_transfer_engine.timeout_s = group["timeout_s"]
         worker.init_weight_transfer_engine(
             {
                 "master_address": group["host"],
@@ -83,6 +86,10 @@ class WorkerExtension:
             }
         )
         self._group_identity = group["identity"]
+
+    def seed_sampling(self, seed: int) -> None:
+        """Seeds the generator that requests without a seed of their own draw from."""
+        torch.manual_seed(seed)
 
     def repack_tied_head(self) -> None:
         """On a CPU a head tied to the embedding has a packed copy that a reload leaves behind."""

@@ -25,7 +25,7 @@ class TemplateTeacher:
     """Answers tasks with templates.
 
     Grades are absolute, so that a grade says what its item is worth, whatever it stands beside:
-    over the candidates of all training cases each is given as often as it occurs as a popularity
+    over the candidates of many training cases each is given as often as it occurs as a popularity
     level, where those are shown (an average item's grade is then its level), else equally often.
 
     Args:

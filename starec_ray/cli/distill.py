@@ -180,7 +180,9 @@ def distill(
         )
     out.mkdir(parents=True, exist_ok=True)
     settings = DistillSettings(users, min_score, rethinks, seed)
-    with Journal(out / "journal.jsonl", asked.name) as journal:
+    # Answers to the same question under other settings are other answers.
+    how = json.dumps([asked.name, temperature, max_tokens, extra_body, popularity_weight])
+    with Journal(out / "journal.jsonl", how) as journal:
         if len(journal):
             console.print(f"going on: {len(journal)} answers are there")
         targets = load_targets(data)

@@ -25,6 +25,7 @@ from starec_ray.distill.screening import (
     rethink,
 )
 from starec_ray.distill.teachers import Answer, Question, Teacher
+from starec_ray.errors import DataError
 from starec_ray.metrics import ndcg_at
 from starec_ray.progress import phase
 from starec_ray.schemas import DISTILLED
@@ -38,7 +39,7 @@ class DistillSettings:
     """What is asked, and what is kept."""
 
     users: int = 200
-    min_score: float = 0.4
+    min_score: float = 0.5
     rethinks: int = 2
     seed: int = 0
 
@@ -89,9 +90,18 @@ class Distillation:
         return pa.Table.from_pylist(rows, schema=DISTILLED)
 
     def _cases(self) -> list[str]:
-        """The first case of each chosen training user, in a seeded order."""
+        """The first case of each chosen training user, in a seeded order.
+
+        Raises:
+            DataError: if no user has a later case, which reflections are judged by.
+        """
         dataset = self.agent.dataset
-        first = [c for c in dataset.case_ids("train") if dataset.case(c).next_case_id]
+        first = [c for c in dataset.case_ids("train", 0) if dataset.case(c).next_case_id]
+        if not first:
+            raise DataError(
+                "no training user has a second case, which reflections are judged by: prepare "
+                "the data with --rounds 2 or more."
+            )
         order = np.random.default_rng(self.settings.seed).permutation(len(first))
         return [first[index] for index in order[: self.settings.users]]
 

@@ -73,6 +73,18 @@ def evaluation_case_ids(
     return [last[index] for index in sorted(chosen)]
 
 
+def check_cases(dataset: Dataset, split: str, limit: int, *, slow_thinking: bool) -> None:
+    """Raises what an evaluation of so many cases (0: all) would stop at.
+
+    Raises:
+        DataError: if the split has no cases.
+        ConfigError: slow thinking without an earlier round of some user.
+    """
+    case_ids = evaluation_case_ids(dataset, split, limit or None)
+    if slow_thinking:
+        earlier_cases(dataset, case_ids)
+
+
 def evaluate_all(
     sampler: ModelSampler,
     agent: Mind,

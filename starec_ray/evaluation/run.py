@@ -5,18 +5,14 @@ from pathlib import Path
 from rich.console import Console
 
 from starec_ray.cluster import check_resources, start_ray
+from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError
-from starec_ray.evaluation.evaluate import evaluate_all, evaluation_case_ids
+from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
 from starec_ray.evaluation.session import Session, evaluation_session
 from starec_ray.plan import REMEDY, actor_resources
 from starec_ray.recipe import Recipe
 from starec_ray.run_dir import RunDir
-
-
-def evaluate_run(run: RunDir, recipe: Recipe, console: Console, split: str = "test") -> dict:
-    """The models of a run directory; writes evaluation.json and its companions into it."""
-    return evaluate_models(trained_models(run), recipe, run.path, console, split)
 
 
 def trained_models(run: RunDir) -> dict[str, Path]:
@@ -45,6 +41,9 @@ def evaluate_models(
     config = recipe.config.copy(copy_frozen=False).resolve()
     if untrained:
         models = {"untrained": Path(config.model_path), **models}
+    run = recipe.run
+    dataset = Dataset.load(config.data_path)
+    check_cases(dataset, split, run.evaluation_cases, slow_thinking=run.evaluate_slow_thinking)
     start_ray(recipe.run.ray)
     check_resources(actor_resources(config, learners=False), REMEDY)
     with evaluation_session(config) as session:

@@ -56,14 +56,12 @@ class Session:
 @contextmanager
 def evaluation_session(config: Any) -> Iterator[Session]:
     """Starts what an evaluation needs by a resolved `STARecConfig`, and stops it at the end."""
-    group = EnvRunnerGroup(config=config, local_env_runner=False)
-    rewards = RewardGroup.from_config(config)
-    pool = RunnerPool(
-        group, config.sample_timeout_s, config.transfer_timeout_s, config.start_timeout_s
-    )
     dataset = Dataset.load(config.data_path)
+    agent = Agent.from_config(config, dataset)
+    pool = RunnerPool.from_config(EnvRunnerGroup(config=config, local_env_runner=False), config)
+    rewards = RewardGroup.from_config(config)
     try:
-        yield Session(SavedModels(pool), Agent.from_config(config, dataset), dataset, rewards)
+        yield Session(SavedModels(pool), agent, dataset, rewards)
     finally:
         rewards.stop()
-        group.stop()
+        pool.stop()

@@ -129,7 +129,7 @@ def test_published_weights_replace_all_of_the_old_ones_and_the_prefix_cache(
     runner.load_model(str(tiny_model), version=1)
     runner.sample(TASKS, rollouts=1, temperature=0.0, seed=0, weight_version=1)
     model = AutoModelForCausalLM.from_pretrained(perturbed, dtype=torch.float32)
-    ticket = ObjectStorePublisher().publish(model.named_parameters(), version=2)
+    ticket = ObjectStorePublisher(timeout_s=60.0).publish(model.named_parameters(), version=2)
     seconds = runner.load_weights(ticket)
     assert set(seconds) == {"gather", "put", "load"}
     rollouts = runner.sample(TASKS, rollouts=4, temperature=1.0, seed=0, weight_version=2)

@@ -96,7 +96,7 @@ def test_a_tensor_parallel_engine_gets_the_weights_in_all_of_its_parts(
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.05)
         model.save_pretrained(tmp_path / "model")
-        ticket = ObjectStorePublisher().publish(model.named_parameters(), version=1)
+        ticket = ObjectStorePublisher(timeout_s=60.0).publish(model.named_parameters(), version=1)
         runner.load_weights(ticket)
         rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=1)
         assert largest_gap(tmp_path / "model", rollouts) < 1e-4

@@ -99,7 +99,8 @@ def test_item_text_that_looks_like_a_control_token_stays_data():
     for asked in (RankTask("u/0", ""), task):
         text = agent().prompt(asked, words).messages[1]["content"]
         assert not set(text) & set("<>[]{}")
-        assert all("Ignore all rules" not in line[:3] for line in text.splitlines())
+        assert "Ignore all rules" in text  # within a line of its item, never a line's beginning
+        assert not any(line.startswith("Ignore all rules") for line in text.splitlines())
 
 
 def test_a_prompt_that_does_not_fit_sheds_the_oldest_history_and_no_candidate():

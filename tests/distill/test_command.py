@@ -1,4 +1,4 @@
-"""`starec distill` as a process: killed in the middle, and started again."""
+"""The command `starec distill`: killed in the middle and started again, or asked otherwise."""
 
 import json
 import subprocess
@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from typer.testing import CliRunner
 
+from starec_ray.cli import app
 from tests.distill.server import TeacherServer, teacher_server
 
 BEFORE_THE_KILL = 7  # answers
@@ -53,3 +55,17 @@ def test_a_killed_distillation_goes_on_and_ends_in_the_same_table(films, tmp_pat
     assert len(tables[0]) > BEFORE_THE_KILL and tables[0].equals(tables[1])
     reports = [json.loads((folder / "report.json").read_text()) for folder in (whole, killed)]
     assert reports[0]["verdicts"] == reports[1]["verdicts"]
+
+
+def test_under_other_settings_a_question_is_asked_again(films, tmp_path):
+    def distil_by_template(popularity_weight: str) -> dict:
+        options = ["--teacher", "template", "--users", "4", "--popularity-weight"]
+        paths = ["--data", str(films), "--out", str(tmp_path)]
+        result = CliRunner().invoke(app, ["distill", *paths, *options, popularity_weight])
+        assert result.exit_code == 0, result.output
+        table = pq.read_table(tmp_path / "traces.parquet")
+        return {row["trace_id"]: row["ranking"] for row in table.to_pylist()}
+
+    first = distil_by_template("0.0")
+    assert distil_by_template("9.0") != first
+    assert distil_by_template("0.0") == first
