@@ -1,4 +1,4 @@
-.PHONY: help demo test check format setup clean
+.PHONY: help demo sweep-demo test check format setup clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -9,6 +9,12 @@ setup:  ## the virtual environment .venv, pinned (VARIANT=cpu or cuda to choose)
 demo: setup  ## synthetic data → anchor → reinforcement → evaluation, into runs/demo
 	.venv/bin/starec data prepare synthetic --out runs/demo-data --negatives 7 --force
 	.venv/bin/starec train recipes/demo.yaml --run-dir runs/demo --overwrite
+
+sweep-demo: setup  ## a sweep of short trials with a tiny model, into runs/sweep-demo
+	.venv/bin/starec data prepare synthetic --out runs/demo-data --negatives 7 --force
+	rm -rf runs/sweep-demo
+	.venv/bin/starec tune recipes/sweep-demo.yaml --space recipes/spaces/sweep-demo.yaml \
+		--out runs/sweep-demo
 
 test: setup  ## all tests, on the real engines
 	.venv/bin/python -m pytest

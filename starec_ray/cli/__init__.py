@@ -11,17 +11,19 @@ from starec_ray.cli.distill import distill
 from starec_ray.cli.evaluate import evaluate
 from starec_ray.cli.rollouts import rollouts
 from starec_ray.cli.train import train
+from starec_ray.cli.tune import tune
 from starec_ray.errors import STARecError
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Train and evaluate slow-thinking recommender agents. "
+    help="Train, tune and evaluate slow-thinking recommender agents. "
     "Start with: starec data prepare synthetic --out DIR, then starec train RECIPE.yaml.",
 )
 app.add_typer(data.app, name="data")
 app.command()(distill)
 app.command()(train)
+app.command()(tune)
 app.command()(evaluate)
 app.command()(rollouts)
 

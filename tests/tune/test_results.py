@@ -1,0 +1,52 @@
+"""What is told of a sweep's trials, and which one is best."""
+
+import pytest
+import yaml
+from rich.console import Console
+
+from starec_ray.errors import STARecError
+from starec_ray.recipe import build
+from tune.results import MODEL, Trial, best_of, write_results
+
+
+def trial(name, score, cause="", folder=None):
+    values = {"training.lr": 10.0 ** -int(name), "training.group_size": 4}
+    return Trial(name, values, [0.1, score or 0.2], 2, score, folder, cause)
+
+
+@pytest.fixture
+def trials(tmp_path):
+    found = []
+    for name, score in (("1", 0.3), ("2", 0.5)):
+        folder = tmp_path / f"checkpoint-{name}"
+        (folder / MODEL).mkdir(parents=True)
+        (folder / MODEL / "config.json").write_text(name)
+        found.append(trial(name, score, folder=folder))
+    return [*found, trial("3", None, "CUDA is out of memory")]
+
+
+def test_the_best_trial_has_the_most_or_the_least_of_the_metric(trials):
+    assert best_of(trials, "max").name == "2"
+    assert best_of(trials, "min").name == "1"
+
+
+def test_without_a_checkpoint_the_cause_is_told():
+    with pytest.raises(STARecError, match="out of memory"):
+        best_of([trial("3", None, "CUDA is out of memory")], "max")
+
+
+def test_table_plot_recipe_and_model_of_the_best_are_written(trials, tmp_path):
+    console = Console(width=160, record=True)
+    recipe = build({"training": {"lr": 1e-5}, "run": {"iterations": 2}})
+    for _ in range(2):  # a second time replaces the first
+        write_results(trials, recipe, tmp_path, console)
+    best = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    assert best == {"training": {"lr": 0.01, "group_size": 4}, "run": {"iterations": 2}}
+    assert build(best).config.lr == 0.01
+    assert (tmp_path / "best_model" / "config.json").read_text() == "2"
+    assert (tmp_path / "sweep.png").stat().st_size > 1000
+    lines = (tmp_path / "trials.csv").read_text().splitlines()
+    assert lines[0] == "trial,training.lr,training.group_size,ndcg@10,iterations,checkpoint,failed"
+    assert lines[3] == "3,0.001,4,,2,,CUDA is out of memory"
+    shown = console.export_text()
+    assert "CUDA is out of memory" in shown and shown.index("50.0") < shown.index("30.0")

@@ -1,0 +1,208 @@
+"""What a sweep found: a table of the trials, the best one's recipe and model, plots."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from ray.tune import ResultGrid
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from starec_ray.algorithm import MODEL
+from starec_ray.errors import STARecError
+from starec_ray.recipe import Recipe, RunSettings, attribute_of, with_values
+from starec_ray.run_dir import written_whole
+from tune.space import Space
+
+BEST_RECIPE = "best.yaml"
+BEST_MODEL = "best_model"
+TABLE = "trials.csv"
+PLOT = "sweep.png"
+BLUE, RED, GREY = "#2a6f97", "#d1495b", "#9aa5b1"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial.
+
+    Attributes:
+        name: its place in the sweep, from 1.
+        values: "section.key" → the value that it began with.
+        scores: the metric after each iteration, fractions.
+        iterations: GRPO iterations done.
+        score: the metric of its checkpoint; None without one.
+        checkpoint: the folder; None if it failed before there was one.
+        cause: why it failed, one line; empty if it didn't.
+    """
+
+    name: str
+    values: dict[str, Any]
+    scores: list[float]
+    iterations: int
+    score: float | None
+    checkpoint: Path | None
+    cause: str
+
+
+def metric_path(metric: str) -> str:
+    """Where a trial's result holds a validation metric."""
+    return f"evaluation/validation/{metric}"
+
+
+def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]:
+    """The trials of a sweep, in the order in which they were drawn."""
+    path, trials = metric_path(run.metric), []
+    for number in range(len(grid)):
+        result = grid[number]
+        history = result.metrics_dataframe
+        known = history is not None and path in history
+        checkpoint = result.get_best_checkpoint(path, run.mode) if result.checkpoint else None
+        scores = {c.path: _at(m, path) for c, m in result.best_checkpoints or []}
+        trials.append(
+            Trial(
+                name=str(number + 1),
+                values={key: result.config[attribute_of(key)] for key in space.fields},
+                scores=history[path].dropna().tolist() if known else [],
+                iterations=int((result.metrics or {}).get("iterations_done", 0)),
+                score=scores.get(checkpoint.path) if checkpoint else None,
+                checkpoint=Path(checkpoint.path) if checkpoint else None,
+                cause=_cause(result.error),
+            )
+        )
+    return trials
+
+
+def best_of(trials: Sequence[Trial], mode: str) -> Trial:
+    """The trial whose checkpoint is best.
+
+    Raises:
+        STARecError: if none has one.
+    """
+    scored = [trial for trial in trials if trial.score is not None]
+    if not scored:
+        causes = "; ".join(sorted({trial.cause for trial in trials if trial.cause}))
+        raise STARecError(f"no trial came to a checkpoint: {causes or 'none was finished'}")
+    return (max if mode == "max" else min)(scored, key=lambda trial: trial.score or 0.0)
+
+
+def write_results(trials: Sequence[Trial], recipe: Recipe, out: Path, console: Console) -> None:
+    """Shows the table and writes trials.csv, sweep.png, best.yaml and best_model/ into `out`."""
+    run = recipe.run
+    console.print(_table(trials, run))
+    with written_whole(out / TABLE) as aside:
+        aside.write_text(_csv(trials, run.metric), encoding="utf-8")
+    _plot(trials, run.metric, out / PLOT)
+    best = best_of(trials, run.mode)
+    assert best.checkpoint
+    with written_whole(out / BEST_RECIPE) as aside:
+        sections = with_values(recipe.sections, best.values)
+        aside.write_text(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
+    model, part = out / BEST_MODEL, out / f"{BEST_MODEL}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(best.checkpoint / MODEL, part)
+    shutil.rmtree(model, ignore_errors=True)
+    part.rename(model)
+    console.print(f"best:       trial {best.name}, {run.metric} {100 * (best.score or 0):.1f}")
+    console.print(f"recipe:     {out / BEST_RECIPE}")
+    console.print(f"model:      {model}")
+    console.print(f"checkpoint: {best.checkpoint}")
+    console.print(f"plots:      {out / PLOT}")
+
+
+def _table(trials: Sequence[Trial], run: RunSettings) -> Table:
+    table = Table(title=f"{len(trials)} trials, {run.metric} ×100 on validation users")
+    table.add_column("trial", justify="right")
+    for key in trials[0].values:
+        table.add_column(key, justify="right")
+    for heading in (run.metric, "best seen", "iterations"):
+        table.add_column(heading, justify="right")
+    table.add_column("failed")
+    order = sorted(trials, key=lambda t: _rank(t, run.mode))
+    for trial in order:
+        seen = (max if run.mode == "max" else min)(trial.scores, default=None)
+        table.add_row(
+            trial.name,
+            *(escape(_short(value)) for value in trial.values.values()),
+            _percent(trial.score),
+            _percent(seen),
+            str(trial.iterations),
+            escape(trial.cause),
+        )
+    return table
+
+
+def _rank(trial: Trial, mode: str) -> float:
+    """Best first, without a score last."""
+    if trial.score is None:
+        return float("inf")
+    return -trial.score if mode == "max" else trial.score
+
+
+def _csv(trials: Sequence[Trial], metric: str) -> str:
+    import csv
+    import io
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["trial", *trials[0].values, metric, "iterations", "checkpoint", "failed"])
+    for t in trials:
+        row = [t.name, *t.values.values(), t.score, t.iterations, t.checkpoint, t.cause]
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def _plot(trials: Sequence[Trial], metric: str, path: Path) -> None:
+    """The metric over time by trial, and against each parameter."""
+    keys = list(trials[0].values)
+    figure = Figure(figsize=(4 * (1 + len(keys)), 3.6), layout="constrained")
+    axes = figure.subplots(1, 1 + len(keys), sharey=True, squeeze=False)[0]
+    for trial in trials:
+        steps = range(1, len(trial.scores) + 1)
+        scores = [100 * s for s in trial.scores]
+        axes[0].plot(steps, scores, marker="o", markersize=3, label=trial.name)
+    axes[0].set_xlabel("iteration")
+    axes[0].set_ylabel(f"{metric} ×100, validation users")
+    axes[0].legend(title="trial", fontsize=7, frameon=False)
+    for axis, key in zip(axes[1:], keys, strict=True):
+        scored = [t for t in trials if t.score is not None]
+        values = [t.values[key] for t in scored]
+        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            values = [_short(value) for value in values]
+        elif values and min(values) > 0 and max(values) / min(values) > 20:
+            axis.set_xscale("log")
+        axis.scatter(values, [100 * (t.score or 0) for t in scored], color=BLUE, s=22)
+        axis.set_xlabel(key)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color=GREY, alpha=0.25, linewidth=0.6)
+    FigureCanvasAgg(figure)
+    with written_whole(path) as aside:
+        figure.savefig(aside, format="png", dpi=150)
+
+
+def _at(metrics: dict[str, Any] | None, path: str) -> float | None:
+    """A nested result's entry by its path; None if it isn't there."""
+    value: Any = metrics or {}
+    for part in path.split("/"):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _cause(error: BaseException | None) -> str:
+    """The last line of an error: behind it stand the stacks of several processes."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,136 @@
+"""Search spaces: which fields of a recipe a sweep varies and over what, as a YAML file.
+
+sweep:
+  num_samples: 16
+space:
+  training.lr: {loguniform: [1.0e-6, 1.0e-4]}
+  training.group_size: {choice: [4, 8, 16]}
+"""
+
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from ray import tune
+
+from starec_ray.errors import ConfigError
+from starec_ray.recipe import SECTIONS, Recipe, attribute_of, build, checked, with_values
+
+# Name → (what makes it, how many numbers it takes; None: a list of values).
+DOMAINS: dict[str, tuple[Callable[..., Any], int | None]] = {
+    "uniform": (tune.uniform, 2),
+    "loguniform": (tune.loguniform, 2),
+    "randint": (tune.randint, 2),
+    "choice": (tune.choice, None),
+    "grid": (tune.grid_search, None),
+}
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """The section `sweep`.
+
+    Attributes:
+        num_samples: trials; with `grid` fields, of each combination of theirs.
+        scheduler: "asha" stops trials that fall behind; "pbt" lets them copy better ones and
+            vary their values; "none" lets all finish.
+        searcher: "random", or "optuna" (models what was found so far).
+        grace_iterations: GRPO iterations that every trial gets (asha), or that lie between two
+            perturbations (pbt).
+        max_concurrent: trials at a time; 0: as many as the cluster holds.
+    """
+
+    num_samples: int = 8
+    scheduler: Literal["asha", "pbt", "none"] = "asha"
+    searcher: Literal["random", "optuna"] = "random"
+    grace_iterations: int = 2
+    max_concurrent: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest in {"num_samples": 1, "grace_iterations": 1, "max_concurrent": 0}.items():
+            if (value := getattr(self, name)) < lowest:
+                raise ConfigError(f"sweep.{name} is {value}; it must be {lowest} or more.")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What varies: "section.key" → one domain by name with its arguments, as in the YAML."""
+
+    settings: SweepSettings
+    fields: dict[str, dict[str, list]]
+
+    def domains(self) -> dict[str, Any]:
+        """The configuration's attribute → a domain of Tune's."""
+        return {attribute_of(key): _domain(given) for key, given in self.fields.items()}
+
+
+def load_space(path: str | Path, recipe: Recipe) -> Space:
+    """Reads a space and checks it against the recipe that it varies.
+
+    Raises:
+        ConfigError: names the file, the key, what was found and what it may be; also where a
+            value of the space makes no recipe.
+    """
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no search space {path}; ready ones lie in recipes/spaces/."
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(given, dict) or not isinstance(given.get("space"), dict):
+        raise ConfigError(f"{path}: a search space holds a section `space`, and may hold `sweep`.")
+    if unknown := set(given) - {"space", "sweep"}:
+        raise ConfigError(
+            f"{path}: unknown section {sorted(unknown)[0]!r}; there are space, sweep."
+        )
+    types = typing.get_type_hints(SweepSettings)
+    settings = SweepSettings(**checked("sweep", given.get("sweep") or {}, types))
+    if not given["space"]:
+        raise ConfigError(f"{path}: the space is empty: there is nothing to vary.")
+    space = Space(settings, {str(key): value for key, value in given["space"].items()})
+    for key, field in space.fields.items():
+        if key.partition(".")[0] not in SECTIONS:
+            known = ", ".join(SECTIONS)
+            raise ConfigError(f"{path}: {key} is no field to vary: write section.key of {known}.")
+        for value in _extremes(key, field):
+            try:
+                build(with_values(recipe.sections, {key: value}))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {key} of {value!r} makes no recipe: {error}") from None
+    gridded = [key for key, field in space.fields.items() if "grid" in field]
+    if gridded and (settings.searcher == "optuna" or settings.scheduler == "pbt"):
+        raise ConfigError(f"{path}: {gridded[0]} is a grid, which can't be searched: use choice.")
+    return space
+
+
+def _extremes(key: str, field: Any) -> list:
+    """The values that a field may take at its ends; of a list all."""
+    if not isinstance(field, Mapping) or len(field) != 1 or next(iter(field)) not in DOMAINS:
+        raise ConfigError(
+            f"space: {key} is {field!r}; write one of {', '.join(DOMAINS)} with its values, such "
+            "as {choice: [1, 2]} or {loguniform: [1.0e-6, 1.0e-4]}."
+        )
+    [(name, values)] = field.items()
+    count = DOMAINS[name][1]
+    if not isinstance(values, list) or not values or (count and len(values) != count):
+        wanted = f"{count} numbers" if count else "a list of values"
+        raise ConfigError(f"space: {key}: {name} takes {wanted}; found {values!r}.")
+    if count is None:
+        return values
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise ConfigError(f"space: {key}: {name} takes numbers; found {values!r}.")
+    low, high = values
+    if low >= high or (name == "loguniform" and low <= 0):
+        raise ConfigError(f"space: {key}: {name} goes from low to high; found {values!r}.")
+    return [low, high - 1] if name == "randint" else [low, high]
+
+
+def _domain(field: Mapping[str, list]) -> Any:
+    [(name, values)] = field.items()
+    make, count = DOMAINS[name]
+    return make(*values) if count else make(values)
