@@ -60,15 +60,17 @@ def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]
     path, trials = metric_path(run.metric), []
     for number in range(len(grid)):
         result = grid[number]
+        assert result.config is not None  # Tune gives every trial one
         history = result.metrics_dataframe
-        known = history is not None and path in history
         checkpoint = result.get_best_checkpoint(path, run.mode) if result.checkpoint else None
         scores = {c.path: _at(m, path) for c, m in result.best_checkpoints or []}
         trials.append(
             Trial(
                 name=str(number + 1),
                 values={key: result.config[attribute_of(key)] for key in space.fields},
-                scores=history[path].dropna().tolist() if known else [],
+                scores=[]
+                if history is None or path not in history
+                else history[path].dropna().tolist(),
                 iterations=int((result.metrics or {}).get("iterations_done", 0)),
                 score=scores.get(checkpoint.path) if checkpoint else None,
                 checkpoint=Path(checkpoint.path) if checkpoint else None,

@@ -110,8 +110,11 @@ def test_the_teacher_never_sees_a_target_before_it_ranked(agent, films, tmp_path
 
 
 def _asks_for(agent, case_id, prompt) -> bool:
-    case = agent.dataset.case(case_id)
-    return all(f" {item.title} " in prompt for item, _ in case.history[-3:])
+    latest = [line[2:] for line in prompt.splitlines() if line.startswith(("+ ", "- "))][-3:]
+    history = agent.dataset.case(case_id).history[-3:]
+    return all(
+        line.startswith(f"{item.title} ") for line, (item, _) in zip(latest, history, strict=True)
+    )
 
 
 def test_a_run_that_failed_and_stopped_anywhere_ends_in_the_same_table(
