@@ -10,10 +10,11 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import ray
@@ -44,6 +45,15 @@ OBJECTIVES = ("anchor", "grpo")
 COUNTERS = "counters.json"
 ENGINE_STATE = "deepspeed"
 REFERENCE = "reference"
+
+
+def lr_at(lr: float | Sequence[Sequence[float]], step: int) -> float:
+    """The learning rate of an optimiser step (1 …): a number, or [[step, value], …] with straight
+    lines between, the first and the last value beyond them."""
+    if isinstance(lr, int | float):
+        return lr
+    steps, values = zip(*lr, strict=True)
+    return float(np.interp(step, steps, values))
 
 
 class Publisher(Protocol):
@@ -78,7 +88,7 @@ class DeepSpeedLearner(TorchLearner):
         self.model = load_language_model(config, settings)
         scorer = ReplyScorer(self.model)
         optimizer = torch.optim.AdamW(
-            scorer.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+            scorer.parameters(), lr=config.anchor_lr, weight_decay=config.weight_decay, fused=True
         )
         self.engine, *_ = deepspeed.initialize(
             model=scorer, optimizer=optimizer, config=settings, dist_init_required=False
@@ -330,10 +340,10 @@ class DeepSpeedLearner(TorchLearner):
             return [self._score(tensors, self.config.temperature)[0] for tensors in micro_batches]
 
     def _set_learning_rate(self, objective: str) -> float:
-        """Linear warm-up from the stage's start, then constant."""
-        base = self.config.anchor_lr if objective == "anchor" else self.config.lr
-        done = (self.counters["stage_steps"] + 1) / max(1, self.config.warmup_steps)
-        lr = base * min(1.0, done)
+        """Linear warm-up from the stage's start, then what the configuration says."""
+        step = self.counters["stage_steps"] + 1
+        lr = self.config.anchor_lr if objective == "anchor" else lr_at(self.config.lr, step)
+        lr *= min(1.0, step / max(1, self.config.warmup_steps))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         return lr

@@ -27,6 +27,7 @@ from actors.weight_transfer.choice import weight_transfer
 from starec_ray import sequences
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask, Task
+from starec_ray.alarms import Alarms
 from starec_ray.anchor import AnchorData
 from starec_ray.case_order import CaseOrder
 from starec_ray.checkpoints import PROGRESS, progress_of
@@ -90,6 +91,8 @@ class STARec(Algorithm):
         self.best_epoch_score = -math.inf  # of stage one
         self.weight_version = -1  # of the weights that were published last
         self.latest_rollouts: pa.Table | None = None  # what the run directory keeps
+        self.latest_update: pa.Table | None = None  # what the learners learned from last
+        self.alarms = Alarms(config)
         self.report: dict[str, Any] = {}
         self._sync_weights()
 
@@ -117,6 +120,7 @@ class STARec(Algorithm):
         for key, value in self.report.items():
             if isinstance(value, int | float):
                 self.metrics.log_value(key, value, window=1)
+        self.alarms.check(self.report)
 
     def _anchor(self) -> None:
         """Stage one: token NLL on traces."""
@@ -267,6 +271,7 @@ class STARec(Algorithm):
         return table
 
     def _update(self, batch: pa.Table, objective: str) -> dict[str, float]:
+        self.latest_update = batch
         metrics = self.learners("update_sequences", batch, objective=objective)[0]
         metrics["tokens_per_second/update"] = metrics.pop("tokens_per_second")
         return metrics

@@ -110,6 +110,10 @@ class STARecConfig(AlgorithmConfig):
         self.reward_timeout_s = 60.0
         self.transfer_timeout_s = 300.0
         self.restart_failed_env_runners = True
+        self.max_skipped_steps = 3
+        self.max_kl = 0.0
+        self.max_grad_norm = 0.0
+        self.min_entropy = 0.0
 
         # What RLlib needs to know of an agent that reads and writes text.
         self.seed: int = 0
@@ -254,7 +258,7 @@ class STARecConfig(AlgorithmConfig):
         clip_high: float = NotProvided,
         weight_decay: float = NotProvided,
         warmup_steps: int = NotProvided,
-        lr: float = NotProvided,
+        lr: float | list = NotProvided,
         grad_clip: float = NotProvided,
         **rllib: Any,
     ) -> Self:
@@ -270,7 +274,8 @@ class STARecConfig(AlgorithmConfig):
             clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
             weight_decay: AdamW's.
             warmup_steps: optimiser steps of linear warm-up, in each stage.
-            lr: learning rate of this stage.
+            lr: learning rate of this stage: a number, or a schedule [[step, value], …] that
+                begins with step 0; in between it goes in straight lines.
             grad_clip: largest global gradient norm.
             **rllib: further arguments of RLlib's `training()`.
         """
@@ -396,15 +401,25 @@ class STARecConfig(AlgorithmConfig):
         update_timeout_s: float = NotProvided,
         reward_timeout_s: float = NotProvided,
         transfer_timeout_s: float = NotProvided,
+        max_skipped_steps: int = NotProvided,
+        max_kl: float = NotProvided,
+        max_grad_norm: float = NotProvided,
+        min_entropy: float = NotProvided,
         **rllib: Any,
     ) -> Self:
-        """Sets deadlines, in seconds; RLlib's arguments say what happens to failed runners.
+        """Sets deadlines, in seconds, and when a run has collapsed and ends; RLlib's arguments
+        say what happens to failed runners.
 
         Args:
             start_timeout_s: how long env runners that were lost may take to come back.
             update_timeout_s: one optimiser step, or one save.
             reward_timeout_s: scoring one batch.
             transfer_timeout_s: bringing weights to the env runners.
+            max_skipped_steps: updates in a row whose gradient isn't finite, and which are left
+                out, that end the run.
+            max_kl: largest KL to the anchor, nats a token; 0: no limit.
+            max_grad_norm: largest gradient norm, before clipping; 0: no limit.
+            min_entropy: smallest entropy of the sampled tokens, nats; 0: no limit.
             **rllib: further arguments of RLlib's `fault_tolerance()`.
         """
         super().fault_tolerance(**rllib)
@@ -413,6 +428,10 @@ class STARecConfig(AlgorithmConfig):
             update_timeout_s=update_timeout_s,
             reward_timeout_s=reward_timeout_s,
             transfer_timeout_s=transfer_timeout_s,
+            max_skipped_steps=max_skipped_steps,
+            max_kl=max_kl,
+            max_grad_norm=max_grad_norm,
+            min_entropy=min_entropy,
         )
 
     # --- what RLlib asks of a configuration -------------------------------------------------
@@ -465,8 +484,8 @@ class STARecConfig(AlgorithmConfig):
         Raises:
             ConfigError: names the field, its value, and what it may be.
         """
-        super().validate()
         check_fields(self)
+        super().validate()
 
     def _take(self, **given: Any) -> Self:
         for name, value in given.items():

@@ -1,5 +1,6 @@
 """What the fields of a configuration may hold, told before anything starts."""
 
+import itertools
 from collections.abc import Collection
 from typing import Any
 
@@ -21,7 +22,6 @@ POSITIVE = (
     "group_size",
     "cases_per_iteration",
     "temperature",
-    "lr",
     "anchor_lr",
     "num_reward_actors",
     "micro_batch_tokens",
@@ -42,6 +42,7 @@ POSITIVE = (
     "clip_high",
     "tensor_parallel_size",
     "validation_cases",
+    "max_skipped_steps",
 )
 NOT_NEGATIVE = (
     "kl_coeff",
@@ -52,6 +53,9 @@ NOT_NEGATIVE = (
     "num_traces",
     "history_shown",
     "evaluation_interval",
+    "max_kl",
+    "max_grad_norm",
+    "min_entropy",
 )
 SHARES = ("reflect_share", "reflect_trace_share", "held_out_trace_share", "gpu_memory_utilization")
 
@@ -68,6 +72,7 @@ def check_fields(config: Any) -> None:
     for field in POSITIVE:
         if not getattr(config, field) > 0:
             raise _wrong(config, field, "it must be above 0.")
+    _check_lr(config)
     for field in NOT_NEGATIVE:
         if getattr(config, field) < 0:
             raise _wrong(config, field, "it can't be negative.")
@@ -105,6 +110,21 @@ def check_fields(config: Any) -> None:
         raise ConfigError(
             "constrained_decoding leaves no room for a rationale: set think_before_ranking to "
             "false, or decode freely."
+        )
+
+
+def _check_lr(config: Any) -> None:
+    if isinstance(config.lr, int | float):
+        if not config.lr > 0:
+            raise _wrong(config, "lr", "it must be above 0.")
+        return
+    pairs = [pair for pair in config.lr if isinstance(pair, list | tuple) and len(pair) == 2]
+    numbers = [n for pair in pairs for n in pair if isinstance(n, int | float) and n >= 0]
+    steps = [pair[0] for pair in pairs]
+    sound = len(numbers) == 2 * len(config.lr) >= 4 and steps[0] == 0
+    if not sound or any(a >= b for a, b in itertools.pairwise(steps)):
+        raise _wrong(
+            config, "lr", "a schedule is [[0, value], [step, value], …], its steps rising."
         )
 
 

@@ -23,3 +23,7 @@ class StaleWeightsError(STARecError):
 
 class TransferError(STARecError):
     """Weights didn't reach the env runners; the learners are as well as before."""
+
+
+class CollapseError(STARecError):
+    """Training measured what no healthy run measures: going on would waste the machine."""

@@ -223,10 +223,13 @@ def _fields() -> dict[str, dict[str, Any]]:
 
 
 def _number(value: Any, wanted: Any) -> Any:
-    """YAML takes "1e-5" for text, for want of a dot."""
-    if isinstance(value, str) and wanted is float:
-        with contextlib.suppress(ValueError):
-            return float(value)
+    """YAML takes "1e-5" for text, for want of a dot; in lists of numbers too."""
+    if float in (wanted, *typing.get_args(wanted)):
+        if isinstance(value, list):
+            return [_number(inner, wanted) for inner in value]
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                return float(value)
     return value
 
 

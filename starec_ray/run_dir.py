@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 from starec_ray.errors import ConfigError, DataError
 
 EVALUATION = "evaluation.json"
+LAST_BATCH = "last_batch.parquet"
 # What stands at the end.
 RESULTS = (EVALUATION, "evaluation_cases.parquet", "policies.png", "training.png")
 
@@ -183,6 +184,13 @@ class RunDir:
         with written_whole(self._rollouts_file(iteration)) as aside:
             pq.write_table(table, aside, compression="zstd")
 
+    def write_batch(self, sequences: pa.Table) -> Path:
+        """Keep a batch (schema SEQUENCES) for whoever looks for a fault in it."""
+        path = self.path / LAST_BATCH
+        with written_whole(path) as aside:
+            pq.write_table(sequences, aside, compression="zstd")
+        return path
+
     def rollout_iterations(self) -> list[int]:
         """The iterations whose rollouts are kept, oldest first."""
         names = (path.name for path in self.rollouts.glob("iteration-*.parquet"))
@@ -247,6 +255,7 @@ class RunDir:
             self.rollouts,
             self.tensorboard,
             self.checkpoints,
+            self.path / LAST_BATCH,
             *models,
             *results,
         ]

@@ -14,7 +14,7 @@ from starec_ray.algorithm import STARec
 from starec_ray.checkpoints import Checkpoints, progress_of
 from starec_ray.cluster import check_resources, start_ray
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import ConfigError
+from starec_ray.errors import CollapseError, ConfigError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
@@ -158,7 +158,17 @@ def _iterate(
 def _iteration(algo: STARec, run: RunDir) -> dict[str, Any]:
     """One of either stage, and its line of metrics."""
     start = time.perf_counter()
-    result = algo.train()
+    try:
+        result = algo.train()
+    except CollapseError as error:
+        run.append_metrics({"iteration": algo.training_iteration + 1, **algo.report})
+        assert algo.latest_update is not None
+        batch = run.write_batch(algo.latest_update)
+        raise CollapseError(
+            f"the run has collapsed: {error}. What it learned from last lies in {batch}. Take up "
+            f"an earlier state from {run.checkpoints}, with a smaller training.lr or a larger "
+            "training.kl_coeff, or raise the limit."
+        ) from error
     line = {
         "iteration": algo.training_iteration,
         **algo.report,

@@ -95,6 +95,20 @@ def test_a_number_that_yaml_takes_for_text_is_a_number_all_the_same():
     assert recipe.sections["training"]["lr"] == 1e-5
 
 
+def test_a_learning_rate_may_be_a_schedule_from_step_0_on():
+    recipe = build({"training": {"lr": [[0, "6e-5"], [20, 6e-5], [30, 0.0]]}})
+    assert recipe.config.lr == [[0, 6e-5], [20, 6e-5], [30, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "lr",
+    [[], [[0, 1e-5]], [[1, 1e-5], [2, 0.0]], [[0, 1e-5], [0, 0.0]], [[0, -1.0], [1, 0.0]], 0.0],
+)
+def test_what_is_no_learning_rate_is_refused(lr):
+    with pytest.raises(ConfigError, match=r"lr is"):
+        build({"training": {"lr": lr}})
+
+
 def test_resolved_sections_say_every_setting_and_are_a_recipe_again():
     recipe = build({"model": {"name": "some/model"}, "run": {"iterations": 7}})
     sections = resolved_sections(recipe)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from learners.learner import lr_at
 from starec_ray.errors import ConfigError, DataError
 from tests.learners.samples import (
     LearnerConfig,
@@ -258,3 +259,9 @@ def test_a_publisher_reads_all_weights_under_their_hugging_face_names(tiny_llama
 def test_a_model_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="Can't load the model"):
         local_learner(tmp_path / "nowhere")
+
+
+def test_a_schedule_goes_in_straight_lines_and_stays_at_its_ends():
+    schedule = [[0, 0.0], [10, 1.0], [20, 1.0], [30, 0.0]]
+    assert [lr_at(schedule, step) for step in (1, 5, 15, 25, 30, 99)] == [0.1, 0.5, 1, 0.5, 0, 0]
+    assert lr_at(0.3, 7) == 0.3

@@ -1,0 +1,42 @@
+"""When a run has collapsed: limits on what an iteration measured."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starec_ray.errors import CollapseError
+
+
+class Alarms:
+    """Watches the reports of a run's iterations.
+
+    Args:
+        config: reads max_skipped_steps, max_kl, max_grad_norm and min_entropy of a
+            `STARecConfig`; of the last three 0 is no limit.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._skipped = 0.0  # updates left out so far
+        self._skipped_in_a_row = 0
+
+    def check(self, report: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            CollapseError: names the metric, its value and its limit.
+        """
+        config = self._config
+        skipped = report.get("skipped_steps", self._skipped)
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped > self._skipped else 0
+        self._skipped = skipped
+        if self._skipped_in_a_row >= config.max_skipped_steps:
+            raise CollapseError(
+                f"the gradient wasn't finite {self._skipped_in_a_row} times in a row "
+                f"(max_skipped_steps {config.max_skipped_steps})"
+            )
+        for metric, limit in {"kl": config.max_kl, "grad_norm": config.max_grad_norm}.items():
+            if limit and report.get(metric, 0.0) > limit:
+                raise CollapseError(f"{metric} is {report[metric]:.4g}, above its limit {limit:g}")
+        if config.min_entropy and report.get("entropy", config.min_entropy) < config.min_entropy:
+            raise CollapseError(
+                f"entropy is {report['entropy']:.4g} nats, below its limit {config.min_entropy:g}"
+            )
