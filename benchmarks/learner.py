@@ -63,7 +63,7 @@ def sequences(task: Task) -> pa.Table:
             "prompt_ids": prompt,
             "reply_ids": rng.integers(100, 40_000, task.reply).tolist(),
             "logprobs": [0.0] * task.reply,
-            "advantage": float(rng.normal()),
+            "advantages": [float(rng.normal())] * task.reply,
         }
         for _ in range(task.group)
     ]
@@ -110,8 +110,7 @@ def measure(task: Task, numbers: str) -> dict[str, float]:
     model.to(task.device)
     scorer = ReplyScorer(model)
     batch = sequences(task)
-    advantages = torch.tensor(batch["advantage"].to_pylist(), device=task.device)
-    advantages = advantages.repeat_interleave(task.reply)
+    advantages = torch.tensor(batch["advantages"].to_pylist(), device=task.device).flatten()
     seconds = []
     for _ in range(task.repeats + 1):
         model.zero_grad(set_to_none=True)

@@ -27,14 +27,14 @@ PROMPT, PADDING = 0, -1  # values of MicroBatch.segments; replies count from 1
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer: token ids (R,), sampled log-probs (R,), and the row's advantage.
+    """One answer: token ids, sampled log-probs and advantages, (R,) each.
 
     `choices` holds for each token the tokens that could stand there (None: the vocabulary).
     """
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
-    advantage: float
+    advantages: NDArray[np.float32]
     choices: tuple[tuple[int, ...], ...] | None
 
     @property
@@ -131,7 +131,7 @@ def read_rows(sequences: pa.Table) -> list[Row]:
 
     components = sequences["component"].to_pylist()
     groups = sequences["group"].to_pylist()
-    advantages = sequences["advantage"].to_pylist()
+    advantages = _lists(sequences["advantages"])
     prompts, replies = _lists(sequences["prompt_ids"]), _lists(sequences["reply_ids"])
     sampled = _lists(sequences["logprobs"])
     choices = sequences["choices"].to_pylist()
@@ -155,6 +155,11 @@ def read_rows(sequences: pa.Table) -> list[Row]:
             logprobs = sampled[i]
             if component == "anchor":
                 logprobs = np.zeros(len(replies[i]), np.float32)
+            if len(advantages[i]) != len(replies[i]):
+                raise DataError(
+                    f"{where} has {len(replies[i])} reply tokens and {len(advantages[i])} "
+                    "advantages: each token needs one."
+                )
             if len(logprobs) != len(replies[i]):
                 raise DataError(
                     f"{where} has {len(replies[i])} reply tokens and {len(logprobs)} sampled "
@@ -227,7 +232,7 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
             predictors.append(b * width + before[learned])
             targets.append(reply.token_ids[learned])
             components.append(np.full(len(learned), row.component))
-            advantages.append(np.full(len(learned), reply.advantage))
+            advantages.append(reply.advantages[learned])
             logprobs.append(reply.logprobs[learned])
             choices += [reply.choices[i] if reply.choices else () for i in learned]
             at = span.stop

@@ -32,6 +32,7 @@ from starec_ray.anchor import AnchorData
 from starec_ray.case_order import CaseOrder
 from starec_ray.checkpoints import PROGRESS, progress_of
 from starec_ray.config import STARecConfig
+from starec_ray.credit import rank_advantages, reply_advantages
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import STARecError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
@@ -43,7 +44,6 @@ from starec_ray.reflection import (
     revealed,
 )
 from starec_ray.report import rollout_report
-from starec_ray.rewards import group_advantages
 from starec_ray.sampling import RunnerPool
 from starec_ray.traces import choose_traces, read_traces, write_template_traces
 
@@ -175,7 +175,7 @@ class STARec(Algorithm):
         with self._timed("score"):
             scores = self.reward_group.score(ranked)
         rewards = scores.column("reward").to_numpy()
-        advantages = group_advantages(rewards, ranked.column("task").to_numpy())
+        advantages = rank_advantages(ranked, scores, self.dataset, config)
         batch = [sequences.from_rollouts("rank", ranked, advantages, first_group=0)]
         ranks = scores.column("target_rank").to_numpy()
         report = rollout_report("rank", ranked, rewards, advantages, ranks)
@@ -189,7 +189,7 @@ class STARec(Algorithm):
             with self._timed("score"):
                 follow_scores = self.reward_group.score(followed)
             rewards = reflection_rewards(reflected, follow_scores)
-            advantages = group_advantages(rewards, reflected.column("task").to_numpy())
+            advantages = reply_advantages(rewards, reflected.column("task").to_numpy())
             batch.append(
                 sequences.from_rollouts("reflect", reflected, advantages, first_group=len(tasks))
             )
@@ -199,7 +199,7 @@ class STARec(Algorithm):
             report |= rollout_report("rank_again", followed, follow_rewards, None, ranks)
             kept += [
                 _scored(reflected, revealed(reflecting, reflected), advantages, "reflect", rewards),
-                _scored(followed, follow_scores, np.zeros(len(followed)), "rank_again"),
+                _scored(followed, follow_scores, [np.zeros(1)] * len(followed), "rank_again"),
             ]
 
         with self._timed("update"):
@@ -409,7 +409,7 @@ class STARec(Algorithm):
 def _scored(
     rollouts: pa.Table,
     scores: pa.Table,
-    advantages: np.ndarray,
+    advantages: Sequence[np.ndarray],
     kind: str,
     rewards: np.ndarray | None = None,
 ) -> pa.Table:
@@ -419,7 +419,7 @@ def _scored(
         "reward": pa.array(
             scores.column("reward").to_numpy() if rewards is None else rewards, pa.float32()
         ),
-        "advantage": pa.array(advantages, pa.float32()),
+        "advantage": pa.array([float(each.mean()) for each in advantages], pa.float32()),
         "target_rank": scores.column("target_rank"),
         "chosen": scores.column("chosen"),
     }

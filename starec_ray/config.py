@@ -74,6 +74,7 @@ class STARecConfig(AlgorithmConfig):
         self.anchor_updates_per_iteration = 8
         # .rewards()
         self.reward_shape = "tiers"
+        self.credit_assignment = "reply"
         self.num_reward_actors = 1
         # .training()
         self.lr = 1e-6
@@ -234,15 +235,26 @@ class STARecConfig(AlgorithmConfig):
         )
 
     def rewards(
-        self, *, reward_shape: str = NotProvided, num_reward_actors: int = NotProvided
+        self,
+        *,
+        reward_shape: str = NotProvided,
+        credit_assignment: str = NotProvided,
+        num_reward_actors: int = NotProvided,
     ) -> Self:
         """Sets the rewards from held-out preferences.
 
         Args:
             reward_shape: one of `rewards.REWARD_SHAPES`.
+            credit_assignment: "reply" gives all tokens of a reply its advantage, as GRPO does;
+                "candidate", for constrained grades, gives each grade what it added to the
+                reward, see `credit.candidate_advantages`.
             num_reward_actors: actors that hold the targets and score.
         """
-        return self._take(reward_shape=reward_shape, num_reward_actors=num_reward_actors)
+        return self._take(
+            reward_shape=reward_shape,
+            credit_assignment=credit_assignment,
+            num_reward_actors=num_reward_actors,
+        )
 
     # --- RLlib's sections, with this system's fields added ----------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any
 from actors.weight_transfer.choice import WEIGHT_TRANSFERS
 from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.item_text import ATTRIBUTES
+from starec_ray.credit import CREDIT_ASSIGNMENTS
 from starec_ray.errors import ConfigError
 from starec_ray.rewards import REWARD_SHAPES
 from starec_ray.schemas import TRACE_KINDS
@@ -14,6 +15,7 @@ from starec_ray.schemas import TRACE_KINDS
 ONE_OF: dict[str, Collection] = {
     "reply_format": FORMATS,
     "reward_shape": REWARD_SHAPES,
+    "credit_assignment": CREDIT_ASSIGNMENTS,
     "zero_stage": (1, 2, 3),
     "weight_transfer": WEIGHT_TRANSFERS,
     "dtype": ("auto", "float32", "bfloat16"),
@@ -105,6 +107,14 @@ def check_fields(config: Any) -> None:
             config,
             "tensor_parallel_size",
             f"a runner has {gpus[1]} GPUs: each is one of its parts.",
+        )
+    graded = config.constrained_decoding and FORMATS[config.reply_format].graded
+    if config.credit_assignment == "candidate" and not graded:
+        raise _wrong(
+            config,
+            "credit_assignment",
+            "only constrained grades say of each candidate what it was worth: set reply_format "
+            "to grades and constrained_decoding to true, or credit_assignment to reply.",
         )
     if config.constrained_decoding and config.think_before_ranking:
         raise ConfigError(

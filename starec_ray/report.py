@@ -1,5 +1,7 @@
 """What an iteration says of its rollouts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +13,7 @@ def rollout_report(
     kind: str,
     rollouts: pa.Table,
     rewards: np.ndarray,
-    advantages: np.ndarray | None,
+    advantages: Sequence[np.ndarray] | None,
     target_ranks: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Mean reward, malformed share, lengths (tokens) and groups without variance, by kind.
@@ -43,8 +45,8 @@ def rollout_report(
         report[f"{kind}/ndcg@10"] = float(np.mean(ndcg_at(target_ranks, 10) * whole))
     if advantages is not None:
         groups = rollouts.column("task").to_numpy()
-        still = [not np.any(advantages[groups == group]) for group in np.unique(groups)]
-        report[f"{kind}/groups_without_variance"] = float(np.mean(still))
+        moved = {g for g, each in zip(groups.tolist(), advantages, strict=True) if np.any(each)}
+        report[f"{kind}/groups_without_variance"] = 1 - len(moved) / len(np.unique(groups))
     return report
 
 

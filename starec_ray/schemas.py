@@ -71,6 +71,9 @@ ROLLOUTS = pa.schema(
         pa.field("rationale", pa.string(), nullable=False),
         # rank: every candidate once, best first; unnamed ones follow in the order shown.
         pa.field("ranking", pa.list_(pa.string())),
+        # rank: a grade 0 … 9 for each candidate, beside the case's candidates; null where the
+        # format has none, or the reply lacks one.
+        pa.field("grades", pa.list_(pa.int8())),
         pa.field("summary", pa.string()),  # reflect: the rewritten preference summary
         pa.field("malformed", pa.bool_(), nullable=False),
         pa.field("missing", pa.int16(), nullable=False),  # candidates not named
@@ -109,9 +112,8 @@ SEQUENCES = pa.schema(
         pa.field("logprobs", pa.list_(pa.float32())),  # null for the anchor's traces
         # As in ROLLOUTS: a token without another choice teaches nothing and is left out.
         pa.field("choices", pa.list_(pa.list_(pa.int32()))),
-        pa.field(
-            "advantage", pa.float32(), nullable=False
-        ),  # a trace's weight in the anchor's loss
+        # Beside reply_ids; for the anchor's traces their weight in the loss.
+        pa.field("advantages", pa.list_(pa.float32()), nullable=False),
     ]
 )
 

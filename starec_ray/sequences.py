@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import grades_of
 from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask, Task
 from starec_ray.data.dataset import Item
+from starec_ray.errors import ConfigError
 from starec_ray.schemas import SEQUENCES
 from starec_ray.tokens import count_tokens, prompt_ids
 
@@ -39,16 +41,22 @@ def from_traces(
         rows["reply_ids"].append(reply)
         rows["choices"].append(form.choices(reply) if form else None)
         rows["logprobs"].append(None)
-        rows["advantage"].append((weights or {}).get(trace["kind"], 1.0))
+        rows["advantages"].append([(weights or {}).get(trace["kind"], 1.0)] * len(reply))
     return pa.table(rows, schema=SEQUENCES)
 
 
 def from_rollouts(
-    component: str, rollouts: pa.Table, advantages: np.ndarray, first_group: int
+    component: str, rollouts: pa.Table, advantages: Sequence[np.ndarray], first_group: int
 ) -> pa.Table:
-    """Rollouts (`schemas.ROLLOUTS`) with their advantages, float32 [rows]; a group a task.
+    """Rollouts (`schemas.ROLLOUTS`) as sequences; a group a task.
 
-    `first_group` keeps the groups of several tables apart in one batch.
+    Args:
+        advantages: of each rollout float32 [1], for all its tokens, or one for each token that
+            it chose among others, see `starec_ray.credit`.
+        first_group: keeps the groups of several tables apart in one batch.
+
+    Raises:
+        ConfigError: if a grade isn't one token, so that it can't have one advantage.
     """
     groups = rollouts.column("task").to_numpy().astype(np.int64) + first_group
     return pa.table(
@@ -59,10 +67,32 @@ def from_rollouts(
             "reply_ids": rollouts.column("reply_ids"),
             "logprobs": rollouts.column("logprobs"),
             "choices": rollouts.column("choices"),
-            "advantage": advantages.astype(np.float32),
+            "advantages": [
+                _by_token(given, choices, length)
+                for given, choices, length in zip(
+                    advantages,
+                    rollouts.column("choices").to_pylist(),
+                    pc.list_value_length(rollouts.column("reply_ids")).to_pylist(),
+                    strict=True,
+                )
+            ],
         },
         schema=SEQUENCES,
     )
+
+
+def _by_token(advantages: np.ndarray, choices: list[list[int]] | None, length: int) -> np.ndarray:
+    if len(advantages) == 1:
+        return np.full(length, advantages[0], np.float32)
+    chosen = [place for place, tokens in enumerate(choices or ()) if len(tokens) > 1]
+    if len(chosen) != len(advantages):
+        raise ConfigError(
+            f"a reply chose {len(chosen)} tokens and has {len(advantages)} graded candidates: "
+            "this model's tokenizer has no token for a grade; set credit_assignment to reply."
+        )
+    by_token = np.zeros(length, np.float32)
+    by_token[chosen] = advantages
+    return by_token
 
 
 def _task(trace: dict[str, Any]) -> Task:

@@ -59,7 +59,10 @@ def test_each_epoch_learns_every_trace_once_in_another_order(traces, agent, toke
 
 def test_a_kind_has_its_weight_in_the_loss(traces, agent, tokenizer):
     weighted = anchor_data(traces, agent, tokenizer, weights={"reflect": 0.25}).train
-    assert Counter(weighted["advantage"].to_pylist()) == {1.0: 30, 0.25: 10}
+    assert Counter(weights[0] for weights in weighted["advantages"].to_pylist()) == {
+        1: 30,
+        0.25: 10,
+    }
 
 
 def test_kinds_can_be_left_out_before_traces_are_counted(traces):

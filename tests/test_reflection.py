@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from starec_ray.agent.tasks import RankTask
+from starec_ray.credit import reply_advantages
 from starec_ray.reflection import follow_up_tasks, reflect_tasks, reflection_rewards, revealed
 from starec_ray.report import rollout_report
 from tests.small_world import dataset
@@ -93,7 +94,7 @@ def test_the_report_counts_what_was_sampled():
         "rank",
         rollouts,
         rewards=np.array([1.0, -1.0, 0.5, 0.5]),
-        advantages=np.array([1.0, -1.0, 0.0, 0.0]),
+        advantages=reply_advantages([1.0, -1.0, 0.5, 0.5], [0, 0, 1, 1]),
         target_ranks=np.array([1, 1, 2, 2]),
     )
     assert report["rank/reward"] == 0.25

@@ -123,6 +123,7 @@ class Agent:
             return {
                 "rationale": rationale,
                 "ranking": None,
+                "grades": None,
                 "summary": summary or task.summary,
                 "malformed": not summary,
                 "missing": 0,
@@ -137,6 +138,7 @@ class Agent:
         return {
             "rationale": rationale,
             "ranking": [candidates[index].item_id for index in order],
+            "grades": reading.grades,
             "summary": None,
             "malformed": not reading.whole,
             "missing": reading.missing,

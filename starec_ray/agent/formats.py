@@ -9,7 +9,7 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starec_ray.agent.item_text import article_last, distinct_names
 from starec_ray.data.dataset import Item
@@ -24,13 +24,15 @@ class Reading:
     """What a reply says of `n` candidates.
 
     `order` holds every candidate index once, best first; candidates that the reply doesn't
-    name follow in the order shown, which is shuffled and so tells nothing.
+    name follow in the order shown, which is shuffled and so tells nothing. `grades` (0 … 9,
+    beside the candidates) are there if the format gives them, and the reply one for each.
     """
 
     order: tuple[int, ...]
     missing: int
     repeated: int
     invented: int
+    grades: tuple[int, ...] | None = None
 
     @property
     def whole(self) -> bool:
@@ -136,7 +138,10 @@ class GradesFormat(ReplyFormat):
                 repeated += 1
         invented = sum(1 for word in entry.sub(" ", text).split() if any(map(str.isalnum, word)))
         order = sorted(grades, key=lambda index: (-grades[index], index))
-        return _completed(order, len(candidates), repeated, invented)
+        reading = _completed(order, len(candidates), repeated, invented)
+        if reading.missing:
+            return reading
+        return replace(reading, grades=tuple(grades[i] for i in range(len(candidates))))
 
 
 class TitlesFormat(ReplyFormat):

@@ -35,6 +35,7 @@ def test_a_written_ranking_is_read_back_whole(name, candidates, data):
     reading = FORMATS[name].read(written, candidates)
     grades = grades_of(order)
     assert reading.missing == 0
+    assert reading.grades in (None, tuple(grades))
     assert [grades[i] for i in reading.order] == sorted(grades, reverse=True)
 
 
@@ -65,6 +66,7 @@ def test_grades_are_read_in_spite_of_spaces_colons_and_full_titles():
     reply = "Godfather: 9, 12 Angry Men=3\nStar Wars - 7; Star 2 2001: a 5 Psycho 4 Psycho 6"
     reading = FORMATS["grades"].read(reply, FILMS)
     assert reading.whole
+    assert reading.grades == (9, 3, 7, 2, 5, 4, 6)
     assert reading.order == (0, 2, 6, 4, 5, 1, 3)
 
 

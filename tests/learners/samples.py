@@ -26,6 +26,9 @@ def make_sequences(
         prompt = rng.integers(3, VOCABULARY, prompt_length).tolist()
         for length in reply_lengths:
             logprobs = rng.normal(-4.8, 0.3, length).tolist()
+            advantages = rng.normal(size=length).tolist()
+            if component == "anchor":
+                advantages = [trace_weight] * length
             rows.append(
                 {
                     "component": component,
@@ -33,7 +36,7 @@ def make_sequences(
                     "prompt_ids": prompt,
                     "reply_ids": rng.integers(3, VOCABULARY, length).tolist(),
                     "logprobs": None if component == "anchor" else logprobs,
-                    "advantage": trace_weight if component == "anchor" else float(rng.normal()),
+                    "advantages": advantages,
                 }
             )
     return pa.Table.from_pylist(rows, schema=SEQUENCES)

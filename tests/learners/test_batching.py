@@ -1,6 +1,5 @@
 from collections import defaultdict
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -34,10 +33,12 @@ learners = st.integers(1, 4)
 
 
 def numbered(shape: list[tuple[str, int, list[int]]]) -> pa.Table:
-    """Sequences whose advantage is their row number, by which the tests know them again."""
+    """Sequences whose advantages are their row number, by which the tests know them again."""
     table = make_sequences(shape)
-    rows = pa.array(np.arange(table.num_rows), pa.float32())
-    return table.set_column(table.schema.get_field_index("advantage"), "advantage", rows)
+    place = table.schema.get_field_index("advantages")
+    rows = [[i] * len(reply) for i, reply in enumerate(table["reply_ids"].to_pylist())]
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(rows, field.type))
 
 
 def all_micro_batches(table: pa.Table, budget: int, world_size: int) -> list[list[MicroBatch]]:

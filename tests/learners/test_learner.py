@@ -45,16 +45,16 @@ def plain_training(model, table: pa.Table, config: LearnerConfig, steps: int):
         loss = torch.zeros(())
         for row in rows:
             trained = logprobs(model, row)
+            advantages = torch.tensor(row["advantages"])
             if row["component"] == "anchor":
-                token_losses = -trained * row["advantage"]  # the trace's weight
+                token_losses = -trained * advantages  # the trace's weight
             else:
                 ratio = (trained - torch.tensor(row["logprobs"])).exp()
                 bounded = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-                advantage = row["advantage"]
                 with torch.no_grad():
                     frozen = logprobs(reference, row)
                 kl = (frozen - trained).exp() - (frozen - trained) - 1
-                token_losses = -torch.minimum(ratio * advantage, bounded * advantage)
+                token_losses = -torch.minimum(ratio * advantages, bounded * advantages)
                 token_losses = token_losses + config.kl_coeff * kl
             loss = loss + token_losses.sum() / counts[row["component"]]
         loss.backward()
@@ -165,7 +165,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(
     learner = local_learner(tiny_llama, kl_coeff=0.0, zero_stage=zero_stage, dtype=dtype)
     before = weights_of(learner)
     rows = mixed_sequences.to_pylist()
-    rows[0]["advantage"] = math.nan
+    rows[0]["advantages"][0] = math.nan
     broken = pa.Table.from_pylist(rows, schema=mixed_sequences.schema)
     assert learner.update_sequences(broken, objective="grpo")["skipped_steps"] == 1
     assert largest_difference(weights_of(learner), before) == 0

@@ -88,7 +88,7 @@ def plain(model: nn.Module, table: pa.Table) -> tuple[Tensor, Tensor, Tensor]:
             logits=logits / TEMPERATURE, validate_args=False
         )
         entropy = torch.special.entr(distribution.probs).sum(-1)
-        advantages = torch.full((len(learned),), row["advantage"])
+        advantages = torch.tensor(row["advantages"])[learned]
         found.append((distribution.log_prob(reply[learned]), entropy, advantages))
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
@@ -114,7 +114,7 @@ def test_shared_prefix_scores_and_gradients_equal_plain_rows(
         [("rank", 30, [5, 9, 1, 7]), ("reflect", 12, [15, 11]), ("rank", 3, [8])]
     )
     table = with_choices(table, constrained)
-    # By advantage, for packing changes the order.
+    # By advantage, for packing changes the order of the tokens.
     order = torch.argsort(plain(model, table)[2], stable=True)
     expected, expected_entropy, advantages = (t[order] for t in plain(model, table))
     (expected * advantages).sum().backward()
