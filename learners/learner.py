@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 import torch.distributed as dist
@@ -26,6 +27,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from learners.batching import COMPONENTS, MicroBatch, Plan, plan
+from learners.checkpoint import load_optimizer, save_optimizer
 from learners.deepspeed_config import deepspeed_config, prepare_process
 from learners.logprobs import ReplyScorer
 from learners.metrics import BatchStats
@@ -43,7 +45,7 @@ from starec_ray.errors import ConfigError, DataError
 
 OBJECTIVES = ("anchor", "grpo")
 COUNTERS = "counters.json"
-ENGINE_STATE = "deepspeed"
+OPTIMIZER = "optimizer"
 REFERENCE = "reference"
 
 
@@ -95,7 +97,12 @@ class DeepSpeedLearner(TorchLearner):
         )
         self.objective = Objective(config.clip_low, config.clip_high, config.kl_coeff)
         self.reference: FrozenWeights | None = None
-        self.counters = {"stage_steps": 0, "skipped_steps": 0, "weight_version": 0}
+        self.counters = {
+            "stage_steps": 0,
+            "skipped_steps": 0,
+            "rollouts_trained": 0,  # all that made these weights
+            "weight_version": 0,
+        }
         self._is_built = True
 
     @together
@@ -144,6 +151,9 @@ class DeepSpeedLearner(TorchLearner):
             stats.add(token_stats)
         applied = self.engine.was_step_applied()
         self.counters["stage_steps" if applied else "skipped_steps"] += 1
+        if applied:
+            learned = pc.sum(pc.not_equal(sequences["component"], "anchor")).as_py()
+            self.counters["rollouts_trained"] += learned
 
         metrics = stats.reduce(batch, kl_coeff=self.config.kl_coeff)
         seconds = time.perf_counter() - start
@@ -152,6 +162,7 @@ class DeepSpeedLearner(TorchLearner):
             "grad_norm": float(self.engine.get_global_grad_norm()),
             "lr": lr,
             "skipped_steps": float(self.counters["skipped_steps"]),
+            "rollouts_trained": float(self.counters["rollouts_trained"]),
             "micro_batches": float(len(micro_batches)),
             "seconds": seconds,
             "tokens_per_second": batch.tokens / seconds,
@@ -232,20 +243,19 @@ class DeepSpeedLearner(TorchLearner):
         if self.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
         dist.barrier()
-        self.engine.save_checkpoint(str(part), tag=ENGINE_STATE, save_latest=False)
+        save_optimizer(self.engine, self.model, part / OPTIMIZER)
         if self.reference is not None:
             with self.reference.in_place():
                 save_model(self.model, self.config.model_path, part / REFERENCE, rank=self.rank)
         dist.barrier()
         if self.rank == 0:
-            counters = {"world_size": self.world_size, **self.counters}
-            (part / COUNTERS).write_text(json.dumps(counters))
+            (part / COUNTERS).write_text(json.dumps(self.counters))
             put_in_place(part, target)
         dist.barrier()
 
     @together
     def load_checkpoint(self, folder: str) -> None:
-        """Goes on where `save_checkpoint` wrote; as many learners and the same ZeRO stage."""
+        """Goes on where `save_checkpoint` wrote, with any number of learners and ZeRO stage."""
         source = Path(folder)
         try:
             counters = json.loads((source / COUNTERS).read_text())
@@ -253,14 +263,7 @@ class DeepSpeedLearner(TorchLearner):
             raise ConfigError(
                 f"{folder} is no learner checkpoint: it has no {COUNTERS}."
             ) from error
-        if counters["world_size"] != self.world_size:
-            raise ConfigError(
-                f"The checkpoint {folder} was written by {counters['world_size']} learners, and "
-                f"{self.world_size} are to read it: set num_learners to as many, or start from "
-                "the saved model."
-            )
-        del counters["world_size"]
-        self.engine.load_checkpoint(str(source), tag=ENGINE_STATE)
+        load_optimizer(self.engine, self.model, source / OPTIMIZER)
         self.counters = counters
         self.reference = None
         if self.config.kl_coeff > 0 and (source / REFERENCE).exists():

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
+from learners.tensor_files import TensorWriter
 from starec_ray.errors import ConfigError
-
-SHARD_BYTES = 4 * 2**30
 
 
 def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreTrainedModel:
@@ -88,12 +86,13 @@ def save_model(model: PreTrainedModel, model_path: str, folder: Path, *, rank: i
     if rank == 0:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-    writer = _ShardWriter(part) if rank == 0 else None
+    writer = TensorWriter(part, "model") if rank == 0 else None
     for name, tensor in named_tensors(model):
         if writer is not None:
             writer.add(name, tensor)
     if writer is not None:
-        writer.finish()
+        writer.write()
+        _write_index(writer)
         model.config.save_pretrained(part)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(part)
@@ -110,43 +109,15 @@ def put_in_place(part: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-class _ShardWriter:
-    """Collects tensors and writes them as safetensors files of a few GiB, with an index."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shards: list[dict[str, Tensor]] = [{}]
-        self.files: list[str] = []
-        self.total = self.held = 0
-        self.weight_map: dict[str, str] = {}
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        size = tensor.numel() * tensor.element_size()
-        if self.held and self.held + size > SHARD_BYTES:
-            self._write()
-        # A copy: DeepSpeed's parameters are views of one flat buffer.
-        self.shards[-1][name] = tensor.to("cpu", copy=True).contiguous()
-        self.held += size
-        self.total += size
-
-    def _write(self) -> None:
-        file = f"model-{len(self.files) + 1:05d}.safetensors"
-        shard = self.shards.pop()
-        save_file(shard, self.folder / file, metadata={"format": "pt"})
-        (self.folder / file).chmod(0o644)  # a server may run as another user
-        self.weight_map |= dict.fromkeys(shard, file)
-        self.files.append(file)
-        self.shards.append({})
-        self.held = 0
-
-    def finish(self) -> None:
-        self._write()
-        if len(self.files) == 1:
-            os.replace(self.folder / self.files[0], self.folder / "model.safetensors")
-            return
-        index = {"metadata": {"total_size": self.total}, "weight_map": self.weight_map}
-        text = json.dumps(index, indent=2, sort_keys=True)
-        (self.folder / "model.safetensors.index.json").write_text(text)
+def _write_index(writer: TensorWriter) -> None:
+    """What transformers finds the tensors by: one file goes without an index."""
+    files = set(writer.file_of.values())
+    if len(files) == 1:
+        os.replace(writer.folder / files.pop(), writer.folder / "model.safetensors")
+        return
+    index = {"metadata": {"total_size": writer.total_bytes}, "weight_map": writer.file_of}
+    text = json.dumps(index, indent=2, sort_keys=True)
+    (writer.folder / "model.safetensors.index.json").write_text(text)
 
 
 class FrozenWeights:

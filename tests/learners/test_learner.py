@@ -200,7 +200,7 @@ def test_a_saved_model_opens_in_transformers_with_equal_logits(
 
 
 def test_a_large_model_is_saved_in_several_files(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setattr("learners.weights.SHARD_BYTES", 100_000)
+    monkeypatch.setattr("learners.tensor_files.FILE_BYTES", 100_000)
     learner = local_learner(tiny_llama)
     learner.save_model(str(tmp_path / "model"))
     assert len(list((tmp_path / "model").glob("*.safetensors"))) > 2
@@ -213,18 +213,21 @@ def test_a_large_model_is_saved_in_several_files(tiny_llama, tmp_path, monkeypat
     )
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize(
+    ("zero_stage", "dtype"), [(1, "bfloat16"), (2, "float32"), (3, "bfloat16")]
+)
 def test_a_checkpoint_resumes_as_if_nothing_had_happened(
-    tiny_llama, mixed_sequences, tmp_path, zero_stage
+    tiny_llama, mixed_sequences, tmp_path, zero_stage, dtype
 ):
-    learner = local_learner(tiny_llama, zero_stage=zero_stage, warmup_steps=10)
+    settings = {"zero_stage": zero_stage, "dtype": dtype, "warmup_steps": 10}
+    learner = local_learner(tiny_llama, **settings)
     learner.update_sequences(make_sequences([("anchor", 20, [10])]), objective="anchor")
     learner.freeze_anchor()
     learner.update_sequences(mixed_sequences, objective="grpo")
     learner.save_checkpoint(str(tmp_path / "checkpoint"))
     expected = learner.update_sequences(mixed_sequences, objective="grpo")
 
-    resumed = local_learner(tiny_llama, zero_stage=zero_stage, warmup_steps=10)
+    resumed = local_learner(tiny_llama, **settings)
     resumed.load_checkpoint(str(tmp_path / "checkpoint"))
     found = resumed.update_sequences(mixed_sequences, objective="grpo")
 
@@ -239,6 +242,15 @@ def test_a_checkpoint_resumes_as_if_nothing_had_happened(
 def test_a_folder_that_is_no_checkpoint_is_an_error(tiny_llama, tmp_path):
     with pytest.raises(ConfigError, match="no learner checkpoint"):
         local_learner(tiny_llama).load_checkpoint(str(tmp_path))
+
+
+def test_a_checkpoint_of_another_model_is_an_error(tiny_llama, tmp_path):
+    learner = local_learner(tiny_llama, zero_stage=1)
+    learner.save_checkpoint(str(tmp_path / "checkpoint"))
+    for path in (tmp_path / "checkpoint" / "optimizer").iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="of another model: it has no such"):
+        learner.load_checkpoint(str(tmp_path / "checkpoint"))
 
 
 def test_a_publisher_reads_all_weights_under_their_hugging_face_names(tiny_llama):
