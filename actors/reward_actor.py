@@ -11,8 +11,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorManager
 
+from actors.logs import last_lines
 from starec_ray.data.dataset import load_targets
 from starec_ray.errors import DataError, DeadlineError, STARecError
+from starec_ray.failures import Failures
 from starec_ray.rewards import REWARD_SHAPES
 from starec_ray.schemas import SCORES
 
@@ -74,21 +76,28 @@ class RewardGroup:
     """
 
     def __init__(
-        self, data_path: str, reward_shape: str, num_actors: int, timeout_s: float
+        self,
+        data_path: str,
+        reward_shape: str,
+        num_actors: int,
+        timeout_s: float,
+        failures: Failures,
     ) -> None:
         remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(RewardActor)
         self.actors = [remote.remote(data_path, reward_shape) for _ in range(num_actors)]
         self._manager = FaultTolerantActorManager(self.actors)
         self._timeout_s = timeout_s
+        self._failures = failures
 
     @classmethod
-    def from_config(cls, config: Any) -> "RewardGroup":
+    def from_config(cls, config: Any, failures: Failures) -> "RewardGroup":
         """Reads data_path, reward_shape, num_reward_actors and reward_timeout_s."""
         return cls(
             config.data_path,
             config.reward_shape,
             config.num_reward_actors,
             config.reward_timeout_s,
+            failures,
         )
 
     def score(self, rankings: pa.Table) -> pa.Table:
@@ -120,10 +129,12 @@ class RewardGroup:
                     raise DeadlineError(
                         f"reward actor {actor_id} didn't score {len(shares[number])} rankings "
                         f"within {self._timeout_s:.0f} s; before that: {cause}"
+                        + last_lines(self.actors[actor_id])
                     ) from error
                 except RayError as error:
                     cause = f"reward actor {actor_id}: {error}"
                     self._manager.set_actor_state(actor_id, False)
+                    self._failures.lost("reward_actor", actor_id, error)
                     if getattr(error, "actor_init_failed", False):  # Ray doesn't try again
                         raise DeadlineError(f"a reward actor can't start; {cause}") from error
         return pa.concat_tables([answers[number] for number in range(len(shares))])
@@ -146,7 +157,10 @@ class RewardGroup:
     def _healthy(self, deadline: float, cause: str) -> list[int]:
         """Actors that answer; waits for a restart if there is none."""
         while True:
-            self._manager.probe_unhealthy_actors(timeout_seconds=PING_TIMEOUT_S, mark_healthy=True)
+            for actor_id in self._manager.probe_unhealthy_actors(
+                timeout_seconds=PING_TIMEOUT_S, mark_healthy=True
+            ):
+                self._failures.back("reward_actor", actor_id)
             if healthy := self._manager.healthy_actor_ids():
                 return healthy
             if time.monotonic() > deadline:

@@ -30,13 +30,15 @@ from starec_ray.agent.tasks import RankTask, Task
 from starec_ray.alarms import Alarms
 from starec_ray.anchor import AnchorData
 from starec_ray.case_order import CaseOrder
-from starec_ray.checkpoints import PROGRESS, progress_of
+from starec_ray.checkpoints import FORMAT, PROGRESS, progress_of
 from starec_ray.config import STARecConfig
 from starec_ray.credit import rank_advantages, reply_advantages
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import STARecError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
+from starec_ray.failures import Failures
 from starec_ray.learner_calls import LearnerCalls
+from starec_ray.ledger import Ledger
 from starec_ray.reflection import (
     follow_up_tasks,
     reflect_tasks,
@@ -50,6 +52,7 @@ from starec_ray.traces import choose_traces, read_traces, write_template_traces
 # Tasks draw their seeds from one seed upwards: requests of one iteration keep this far apart.
 SEED_STEP = 100_000
 MODEL = "model"  # a folder of a trial's checkpoint
+BEST_EPOCH = "best_epoch"  # of the anchor: a folder beside the run's state, and in checkpoints
 
 
 class STARec(Algorithm):
@@ -71,18 +74,21 @@ class STARec(Algorithm):
         self.tokenizer = AutoTokenizer.from_pretrained(config.model_path)
         if config.traces:
             _ = self.anchor_data  # a bad table is told of before any engine starts
+        self.failures = Failures.from_config(config)
         try:
             super().setup(config)
         except IndexError as error:  # RLlib asks the first of no healthy env runners
             assert self.env_runner_group
-            runners = RunnerPool.from_config(self.env_runner_group, config)
+            runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
             fault = runners.start_fault()
             runners.stop()
             raise STARecError(f"an env runner could not start: {fault}") from error
         assert self.env_runner_group and self.learner_group
-        self.runners = RunnerPool.from_config(self.env_runner_group, config)
-        self.learners = LearnerCalls(self.learner_group, config.update_timeout_s)
-        self.reward_group = RewardGroup.from_config(config)
+        self.runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
+        self.learners = LearnerCalls(
+            self.learner_group, config.update_timeout_s, config.start_timeout_s, self.failures
+        )
+        self.reward_group = RewardGroup.from_config(config, self.failures)
         self.transfer = weight_transfer(config)
         self.cases = CaseOrder(self.dataset.case_ids("train"), config.seed)
         self.anchored = False  # stage one is over, and the anchor frozen
@@ -92,8 +98,10 @@ class STARec(Algorithm):
         self.weight_version = -1  # of the weights that were published last
         self.latest_rollouts: pa.Table | None = None  # what the run directory keeps
         self.latest_update: pa.Table | None = None  # what the learners learned from last
+        self.ledger = Ledger()
         self.alarms = Alarms(config)
         self.report: dict[str, Any] = {}
+        self._first_state = self.get_state()
         self._sync_weights()
 
     # --- the two stages ----------------------------------------------------------------------
@@ -113,7 +121,8 @@ class STARec(Algorithm):
             self._reinforce()
         self.report |= {
             "iterations_done": self.iterations_done,
-            "tasks_asked_again": self.runners.asked_again,
+            **self.ledger.report(),
+            **self.failures.report(),
             **self.memory(),
         }
         assert self.metrics
@@ -151,7 +160,7 @@ class STARec(Algorithm):
                 score = self.report["validation"]["ndcg@10"]
         if config.anchor_epochs == 1 or math.isnan(score):
             return  # nothing to choose from, or nothing to choose by: the last epoch it is
-        best = Path(self.logdir) / "best_epoch"
+        best = self._best_epoch
         if score > self.best_epoch_score:
             self.best_epoch_score = score
             self.learners("save_checkpoint", str(best))
@@ -186,6 +195,7 @@ class STARec(Algorithm):
             reflected = self._sample("reflect", reflecting, config.group_size, seed + SEED_STEP)
             follow_ups = follow_up_tasks(reflected, self.dataset)
             followed = self._sample("rank_again", follow_ups, 1, seed + 2 * SEED_STEP)
+            self.ledger.followed_up += len(followed)
             with self._timed("score"):
                 follow_scores = self.reward_group.score(followed)
             rewards = reflection_rewards(reflected, follow_scores)
@@ -264,7 +274,11 @@ class STARec(Algorithm):
     def _sample(self, phase: str, tasks: Sequence[Task], rollouts: int, seed: int) -> pa.Table:
         with self._timed(phase):
             table = self.runners.sample(
-                tasks, rollouts=rollouts, temperature=self.config.temperature, seed=seed
+                tasks,
+                rollouts=rollouts,
+                temperature=self.config.temperature,
+                seed=seed,
+                ledger=self.ledger,
             )
         tokens = pc.sum(pc.list_value_length(table.column("reply_ids"))).as_py()
         self.report[f"tokens_per_second/{phase}"] = tokens / self.report[f"seconds/{phase}"]
@@ -273,6 +287,8 @@ class STARec(Algorithm):
     def _update(self, batch: pa.Table, objective: str) -> dict[str, float]:
         self.latest_update = batch
         metrics = self.learners("update_sequences", batch, objective=objective)[0]
+        if objective != "anchor":
+            self.ledger.learned(int(metrics["rollouts_trained"]), len(batch))
         metrics["tokens_per_second/update"] = metrics.pop("tokens_per_second")
         return metrics
 
@@ -349,12 +365,14 @@ class STARec(Algorithm):
     def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state without the weights, and how far the run is."""
         return {
+            "format": FORMAT,
             "training_iteration": self.training_iteration,
             "anchored": self.anchored,
             "anchor_updates_done": self.anchor_updates_done,
             "best_epoch_score": self.best_epoch_score,
             "iterations_done": self.iterations_done,
             "cases_taken": self.cases.taken,
+            "ledger": self.ledger.state(),
             "weight_version": self.weight_version,
             "inputs": self.config.input_hashes(),
         }
@@ -366,20 +384,47 @@ class STARec(Algorithm):
         self.best_epoch_score = state["best_epoch_score"]
         self.iterations_done = state["iterations_done"]
         self.cases.taken = state["cases_taken"]
+        self.ledger = Ledger.from_state(state["ledger"])
         self.weight_version = state["weight_version"]
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         """RLlib's checkpoint folder with the learners' shards (all ranks) beside it."""
         saved = super().save_to_path(path and Path(path).absolute(), **kwargs)
         self.learners("save_checkpoint", str(Path(saved) / "learners"))
+        if self._best_epoch.exists():
+            shutil.copytree(self._best_epoch, Path(saved) / BEST_EPOCH, dirs_exist_ok=True)
         (Path(saved) / PROGRESS).write_text(json.dumps(self.get_state(), indent=1))
         return saved
 
     def restore_from_path(self, path: str | Path, **kwargs: Any) -> None:
-        """Goes on from `save_to_path`: weights, optimiser, anchor, order of the cases."""
+        """Goes on from `save_to_path`: weights, optimiser, anchor, order of the cases.
+
+        Learners that were lost (`LearnersLostError`) are started again first.
+        """
+        if self.learners.lost:
+            self._rebuild_learners()
         self.set_state(progress_of(Path(path)))
         self.learners("load_checkpoint", str(Path(path) / "learners"))
+        shutil.rmtree(self._best_epoch, ignore_errors=True)
+        if (best := Path(path) / BEST_EPOCH).exists():
+            shutil.copytree(best, self._best_epoch)
         self._sync_weights()
+        self.learners.back()
+
+    def start_over(self) -> None:
+        """Goes back to the beginning, with new learners."""
+        self._rebuild_learners()
+        self.set_state(self._first_state)
+        self._sync_weights()
+        self.learners.back()
+
+    @property
+    def _best_epoch(self) -> Path:
+        return Path(self.logdir) / BEST_EPOCH
+
+    def _rebuild_learners(self) -> None:
+        self.learner_group = self.learners.rebuild()
+        self.transfer = weight_transfer(self.config)  # the old one's sender is gone
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune's checkpoint of a trial: `save_to_path`, and the model as `save_model` writes it."""

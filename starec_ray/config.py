@@ -111,6 +111,8 @@ class STARecConfig(AlgorithmConfig):
         self.reward_timeout_s = 60.0
         self.transfer_timeout_s = 300.0
         self.restart_failed_env_runners = True
+        self.max_failures = 20
+        self.failure_window_s = 3600.0
         self.max_skipped_steps = 3
         self.max_kl = 0.0
         self.max_grad_norm = 0.0
@@ -413,6 +415,8 @@ class STARecConfig(AlgorithmConfig):
         update_timeout_s: float = NotProvided,
         reward_timeout_s: float = NotProvided,
         transfer_timeout_s: float = NotProvided,
+        max_failures: int = NotProvided,
+        failure_window_s: float = NotProvided,
         max_skipped_steps: int = NotProvided,
         max_kl: float = NotProvided,
         max_grad_norm: float = NotProvided,
@@ -427,6 +431,8 @@ class STARecConfig(AlgorithmConfig):
             update_timeout_s: one optimiser step, or one save.
             reward_timeout_s: scoring one batch.
             transfer_timeout_s: bringing weights to the env runners.
+            max_failures, failure_window_s: so many actors may be lost, of all kinds together,
+                within so many seconds; one more ends the run.
             max_skipped_steps: updates in a row whose gradient isn't finite, and which are left
                 out, that end the run.
             max_kl: largest KL to the anchor, nats a token; 0: no limit.
@@ -440,6 +446,8 @@ class STARecConfig(AlgorithmConfig):
             update_timeout_s=update_timeout_s,
             reward_timeout_s=reward_timeout_s,
             transfer_timeout_s=transfer_timeout_s,
+            max_failures=max_failures,
+            failure_window_s=failure_window_s,
             max_skipped_steps=max_skipped_steps,
             max_kl=max_kl,
             max_grad_norm=max_grad_norm,

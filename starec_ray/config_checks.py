@@ -45,6 +45,7 @@ POSITIVE = (
     "tensor_parallel_size",
     "validation_cases",
     "max_skipped_steps",
+    "failure_window_s",
 )
 NOT_NEGATIVE = (
     "kl_coeff",
@@ -55,6 +56,7 @@ NOT_NEGATIVE = (
     "num_traces",
     "history_shown",
     "evaluation_interval",
+    "max_failures",
     "max_kl",
     "max_grad_norm",
     "min_entropy",

@@ -17,6 +17,10 @@ class DeadlineError(STARecError):
     """An actor didn't answer in time, or died: names the actor, the work, and the cause."""
 
 
+class StorageError(STARecError):
+    """What is to be kept can't be written: names the place, and what is kept already."""
+
+
 class StaleWeightsError(STARecError):
     """An env runner was asked to sample with a weight version that it doesn't hold."""
 

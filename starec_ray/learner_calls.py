@@ -1,14 +1,25 @@
-"""Driver side of the learner group: calls to all ranks at once, with a deadline and the cause."""
+"""Driver side of the learner group: calls to all ranks at once, and a new group for a lost one."""
 
-from typing import Any
+import contextlib
+import threading
+import time
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
+from actors.logs import last_lines
 from learners.together import LearnerLostError
 from starec_ray.errors import DeadlineError, STARecError
+from starec_ray.failures import Failures
+
+GRACE_S = 30.0  # for the others to tell of themselves, once one has failed
+
+
+class LearnersLostError(DeadlineError):
+    """The learner group can't go on: a rank died, failed in the middle of work, or hangs."""
 
 
 class LearnerCalls:
@@ -19,11 +30,18 @@ class LearnerCalls:
     Args:
         group: RLlib's learner group, local or remote.
         timeout_s: deadline of one call in seconds, where the call says nothing else.
+        start_timeout_s: deadline of a new group's start.
+        failures: told of every rank that is lost.
     """
 
-    def __init__(self, group: LearnerGroup, timeout_s: float) -> None:
-        self._group = group
+    def __init__(
+        self, group: LearnerGroup, timeout_s: float, start_timeout_s: float, failures: Failures
+    ) -> None:
+        self.group = group
         self._timeout_s = timeout_s
+        self._start_timeout_s = start_timeout_s
+        self.failures = failures
+        self._lost: set[int] = set()  # ranks that ended the group
 
     def __call__(
         self, method: str, *args: Any, timeout_s: float | None = None, **kwargs: Any
@@ -32,34 +50,99 @@ class LearnerCalls:
 
         Raises:
             STARecError: a rank's own error that the user can mend.
-            DeadlineError: a rank failed or didn't answer in time: names it, with its error. The
-                group can't go on then; start again from the last checkpoint.
+            LearnersLostError: a rank failed or didn't answer in time: names it, with its error.
+                The group can't go on then: `rebuild` it and load a checkpoint.
+            TooManyFailuresError: that happened too often.
         """
-        if self._group.is_local:
-            return [getattr(self._group._learner, method)(*args, **kwargs)]
+        if self.group.is_local:
+            return [getattr(self.group._learner, method)(*args, **kwargs)]
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         shared = [ray.put(a) if isinstance(a, pa.Table) else a for a in args]
-        workers = self._group._workers or []
+        workers = self.group._workers or []
         refs = [getattr(w, method).remote(*shared, **kwargs) for w in workers]
-        ready, late = ray.wait(refs, num_returns=len(refs), timeout=timeout_s)
-        errors: dict[int, Exception] = {}
-        for ref in ready:
-            try:
-                ray.get(ref)
-            except RayError as error:
-                errors[refs.index(ref)] = error
-        # One rank's failure is quoted by the others: the first cause says most.
-        for rank, failure in sorted(errors.items(), key=lambda e: _is_echo(e[1])):
-            if isinstance(failure, RayTaskError) and isinstance(failure.cause, STARecError):
-                raise failure.cause
-            raise DeadlineError(f"learner {rank} failed in {method}: {failure}") from failure
+        errors, late = _wait(refs, timeout_s)
+        for rank, failure in sorted(errors.items(), key=lambda e: _says_little(e[1])):
+            cause = getattr(failure, "cause", None)
+            if isinstance(cause, STARecError) and not isinstance(cause, LearnerLostError):
+                raise cause
+            self._lose(rank, f"learner {rank} failed in {method}: {failure}", failure)
         if late:
-            ranks = ", ".join(str(refs.index(ref)) for ref in late)
-            raise DeadlineError(
+            ranks = ", ".join(map(str, late))
+            self._lose(
+                late[0],
                 f"learner {ranks} of {len(refs)} didn't finish {method} within {timeout_s:.0f} s."
+                + last_lines(workers[late[0]]),
             )
         return ray.get(refs)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the group waits to be built again."""
+        return bool(self._lost)
 
-def _is_echo(error: Exception) -> bool:
-    return isinstance(getattr(error, "cause", None), LearnerLostError)
+    def rebuild(self) -> LearnerGroup:
+        """Ends what is left of the group and starts another, with the weights of the beginning.
+
+        Raises:
+            LearnersLostError: it didn't start, or not within `start_timeout_s`.
+        """
+        old = self.group
+        for worker in old._workers or []:
+            ray.kill(worker)
+        with contextlib.suppress(RayError):  # of those that are gone
+            old.shutdown()
+        started: list[LearnerGroup] = []
+        errors: list[Exception] = []
+
+        def start() -> None:
+            try:
+                config = old.config.copy()
+                started.append(LearnerGroup(config=config, module_spec=old._module_spec))
+            except Exception as error:
+                errors.append(error)
+
+        # RLlib's start waits without an end.
+        thread = threading.Thread(target=start, daemon=True)
+        thread.start()
+        thread.join(self._start_timeout_s)
+        if not started:
+            cause = errors[0] if errors else f"no answer within {self._start_timeout_s:.0f} s"
+            self._lose(0, f"the learners could not start again: {cause}")
+        self.group = started[0]
+        return self.group
+
+    def back(self) -> None:
+        """To be told when the new group has its weights."""
+        for rank in self._lost:
+            self.failures.back("learner", rank)
+        self._lost = set()
+
+    def _lose(self, rank: int, message: str, cause: Exception | None = None) -> NoReturn:
+        self._lost.add(rank)
+        self.failures.lost("learner", rank, message)
+        raise LearnersLostError(message) from cause
+
+
+def _wait(refs: list[Any], timeout_s: float) -> tuple[dict[int, Exception], list[int]]:
+    """Errors by rank, and the ranks that didn't answer: in time, or soon after another's error."""
+    errors: dict[int, Exception] = {}
+    waiting = list(refs)
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        left = max(0.0, deadline - time.monotonic())
+        ready, waiting = ray.wait(waiting, timeout=left)
+        if not ready:
+            break
+        try:
+            ray.get(ready[0])
+        except RayError as error:
+            errors[refs.index(ready[0])] = error
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+    return errors, [refs.index(ref) for ref in waiting]
+
+
+def _says_little(error: Exception) -> int:
+    """A rank's death makes the others fail, and one rank's failure is quoted by the others."""
+    if isinstance(error, RayActorError):
+        return 0
+    return 2 if isinstance(getattr(error, "cause", None), LearnerLostError) else 1

@@ -46,13 +46,15 @@ class RunSettings:
     Attributes:
         seed: of everything random, 0 or above.
         iterations: GRPO iterations of stage two.
-        checkpoint_every: GRPO iterations between checkpoints, beside those after the anchor and
-            at the end; 0: only those.
-        keep_checkpoints: so many are kept, the newest; 0 keeps all.
+        checkpoint_every: iterations of either stage between checkpoints, beside those after the
+            anchor and at the end; 0: only those.
+        keep_checkpoints: so many are kept, the newest, and beside them the best by `metric`, where
+            evaluation.evaluation_interval has validation users asked; 0 keeps all.
         evaluate: evaluate all policies on the test users at the end.
         evaluation_cases: test users asked; 0 takes all.
         evaluate_slow_thinking: evaluate with slow thinking too (some three times the work).
-        metric: what a sweep compares trials by, on validation users.
+        metric: what a sweep compares trials by, and the best checkpoint is chosen by, on
+            validation users.
         mode: whether the best trial has the most ("max") or the least ("min") of it.
         ray: arguments of `ray.init` where no cluster is running yet, such as num_cpus.
     """
@@ -94,8 +96,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         sections = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"there is no recipe {path}; ready ones lie in recipes/.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: give the recipe's file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML in UTF-8: {error}") from None
     if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
         raise ConfigError(f"{path}: a recipe holds sections ({_known_sections()}) of key: value.")
     sections = {name: dict(keys) for name, keys in sections.items()}
@@ -177,9 +181,9 @@ def resolved_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What a run that goes on may not change between two `resolved_sections`, one text a key.
 
-    How long it runs, what it evaluates, its env runners and its deadlines are free.
+    How long it runs, what it evaluates, its actors, ZeRO's stage and the deadlines are free.
     """
-    free = {"env_runners", "evaluation", "fault_tolerance"}
+    free = {"env_runners", "learners", "evaluation", "fault_tolerance"}
     changed = []
     for section, keys in now.items():
         for key, value in keys.items():

@@ -2,6 +2,7 @@
 
 config.yaml                      the resolved configuration
 metrics.jsonl                    one line an iteration
+failures.jsonl                   a line for each actor that was lost, and one when it was back
 rollouts/iteration-00001.parquet what was asked, answered and rewarded, as text
 tensorboard/  checkpoints/  anchored_model/  model/
 """
@@ -14,6 +15,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from starec_ray.errors import ConfigError, DataError
+from starec_ray.failures import FailureEvent
 
 EVALUATION = "evaluation.json"
 LAST_BATCH = "last_batch.parquet"
@@ -73,6 +76,7 @@ class RunDir:
             raise ConfigError(f"{self.path} is no run folder: give the folder that a run wrote.")
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
+        self.failures = self.path / "failures.jsonl"
         self.rollouts = self.path / "rollouts"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
@@ -140,9 +144,18 @@ class RunDir:
                 self._writer.add_scalar(name, value, plain["iteration"])
         self._writer.flush()
 
+    def append_failure(self, event: FailureEvent) -> None:
+        """Append a line to failures.jsonl."""
+        with open(self.failures, "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(event), ensure_ascii=False) + "\n")
+
+    def read_failures(self) -> list[dict[str, Any]]:
+        """The lines of failures.jsonl, the fields of `FailureEvent`."""
+        return [line for _, line in _lines(self.failures)]
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
-        return [line for _, line in self._metrics_lines()]
+        return [line for _, line in _lines(self.metrics)]
 
     def write_rollouts(
         self,
@@ -230,7 +243,8 @@ class RunDir:
     def rewind(self, iteration: int) -> None:
         """Drop what came after an iteration, as a run goes on from there: later metrics and
         rollouts, the trained model and its evaluation."""
-        kept = [text for text, line in self._metrics_lines() if line["iteration"] <= iteration]
+        self.close()  # the next TensorBoard file hides what it writes again
+        kept = [text for text, line in _lines(self.metrics) if line["iteration"] <= iteration]
         with written_whole(self.metrics) as aside:
             aside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
         for later in self.rollout_iterations():
@@ -252,6 +266,7 @@ class RunDir:
         return [
             self.config,
             self.metrics,
+            self.failures,
             self.rollouts,
             self.tensorboard,
             self.checkpoints,
@@ -260,13 +275,6 @@ class RunDir:
             *results,
         ]
 
-    def _metrics_lines(self) -> list[tuple[str, dict[str, Any]]]:
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_text(encoding="utf-8").split("\n")
-        # A whole line ends in a newline; behind the last one is nothing, or a torn line.
-        return [(text, json.loads(text)) for text in lines[:-1]]
-
     def _drop_torn_line(self) -> None:
         if self.metrics.exists():
             content = self.metrics.read_bytes()
@@ -274,6 +282,15 @@ class RunDir:
 
     def _rollouts_file(self, iteration: int) -> Path:
         return self.rollouts / f"iteration-{iteration:05d}.parquet"
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The whole lines of a JSON-lines file, as text and read; none if there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    # A whole line ends in a newline; behind the last one is nothing, or a torn line.
+    return [(text, json.loads(text)) for text in lines[:-1]]
 
 
 @contextmanager

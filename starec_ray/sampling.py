@@ -10,9 +10,12 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
+from actors.logs import last_lines
 from actors.weight_transfer.base import Answers, Publication
 from starec_ray.agent.tasks import Task
 from starec_ray.errors import DeadlineError, StaleWeightsError, STARecError
+from starec_ray.failures import Failures
+from starec_ray.ledger import Ledger
 
 PING_TIMEOUT_S = 5.0
 MAX_ATTEMPTS = 4  # a request that fails so often in a row is itself the fault
@@ -27,6 +30,7 @@ class RunnerPool:
     Args:
         group: RLlib's env runner group.
         sample_timeout_s, transfer_timeout_s, start_timeout_s: deadlines in seconds.
+        failures: told of every runner that is lost.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class RunnerPool:
         sample_timeout_s: float,
         transfer_timeout_s: float,
         start_timeout_s: float,
+        failures: Failures,
     ) -> None:
         # RLlib's own foreach calls end an actor whose method raises, and hide the cause: the
         # actors are called directly, and their state is reported to the manager.
@@ -42,17 +47,21 @@ class RunnerPool:
         self._sample_timeout_s = sample_timeout_s
         self._transfer_timeout_s = transfer_timeout_s
         self._start_timeout_s = start_timeout_s
+        self._failures = failures
         self._weights: Publication | None = None  # the current ones
         self._current: set[int] = set()  # runners that hold the current weights
         self._never_started: set[int] = set()  # runners whose start failed; Ray leaves them
         self._last_fault: object = "none was seen"
-        self.asked_again = 0  # tasks whose runner failed, over the pool's life
 
     @classmethod
-    def from_config(cls, group: EnvRunnerGroup, config: Any) -> Self:
+    def from_config(cls, group: EnvRunnerGroup, config: Any, failures: Failures) -> Self:
         """With the deadlines of a `STARecConfig`."""
         return cls(
-            group, config.sample_timeout_s, config.transfer_timeout_s, config.start_timeout_s
+            group,
+            config.sample_timeout_s,
+            config.transfer_timeout_s,
+            config.start_timeout_s,
+            failures,
         )
 
     def start_fault(self) -> object:
@@ -78,13 +87,23 @@ class RunnerPool:
         return self._send_weights(self._manager.healthy_actor_ids())
 
     def sample(
-        self, tasks: Sequence[Task], *, rollouts: int, temperature: float, seed: int
+        self,
+        tasks: Sequence[Task],
+        *,
+        rollouts: int,
+        temperature: float,
+        seed: int,
+        ledger: Ledger | None = None,
     ) -> pa.Table:
         """Rollouts of all tasks, ordered by task then rollout (`schemas.ROLLOUTS`).
+
+        The ledger, if there is one, is told of what is asked, finished and lost.
 
         Raises:
             DeadlineError: if some tasks failed `MAX_ATTEMPTS` times; shows the last cause.
         """
+        ledger = ledger or Ledger()
+        ledger.asked += len(tasks) * rollouts
         waiting = list(enumerate(tasks))
         done: list[pa.Table] = []
         cause: object = None
@@ -113,12 +132,14 @@ class RunnerPool:
                 if isinstance(answer, Exception):
                     cause = answer
                     waiting += share
+                    ledger.lost += len(share) * rollouts
                 else:
                     done.append(_renumbered(answer, share))
+                    ledger.finished += len(answer)
             if not waiting:
                 table = pa.concat_tables(done)
                 return table.sort_by([("task", "ascending"), ("rollout", "ascending")])
-            self.asked_again += len(waiting)
+            ledger.asked_again += len(waiting) * rollouts
         raise DeadlineError(
             f"{len(waiting)} of {len(tasks)} tasks failed on env runners {MAX_ATTEMPTS} times; "
             f"the last cause: {cause}"
@@ -142,6 +163,7 @@ class RunnerPool:
             if isinstance(answer, Exception):
                 continue  # comes back through `_ready_runners`
             self._current.add(runner)
+            self._failures.back("env_runner", runner)
             for key, seconds in answer.items():
                 slowest[key] = max(slowest.get(key, 0.0), seconds)
         return slowest
@@ -202,6 +224,7 @@ class RunnerPool:
             if ref not in ready:
                 answers[runner] = DeadlineError(
                     f"env runner {runner} didn't finish {method} within {timeout_s:.0f} s"
+                    + last_lines(actors[runner])
                 )
                 ray.kill(actors[runner], no_restart=False)  # it may hang for ever
             else:
@@ -212,6 +235,7 @@ class RunnerPool:
                     if isinstance(error.cause, StaleWeightsError):
                         answers[runner] = error.cause
                         self._current.discard(runner)
+                        self._failures.lost("env_runner", runner, "it had to be restarted")
                         continue
                     if isinstance(error.cause, STARecError):
                         raise error.cause from error
@@ -222,6 +246,7 @@ class RunnerPool:
             self._last_fault = answers[runner]
             self._current.discard(runner)
             self._manager.set_actor_state(runner, False)
+            self._failures.lost("env_runner", runner, answers[runner])
         return answers
 
 

@@ -1,5 +1,6 @@
 """The main job: anchor, reinforce, save, evaluate, into a run directory."""
 
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -11,13 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from starec_ray.algorithm import STARec
-from starec_ray.checkpoints import Checkpoints, progress_of
+from starec_ray.checkpoints import Checkpoints, is_full, progress_of
 from starec_ray.cluster import check_resources, start_ray
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import CollapseError, ConfigError
+from starec_ray.errors import CollapseError, ConfigError, StorageError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
+from starec_ray.failures import FailureEvent
+from starec_ray.learner_calls import LearnersLostError
 from starec_ray.plan import REMEDY, actor_resources, check_data
 from starec_ray.progress import phase
 from starec_ray.recipe import Recipe, changed_keys, resolved_sections
@@ -44,6 +47,7 @@ def train(
     Raises:
         ConfigError: if the folder holds a run already and neither is asked for, or is in use, or
             the recipe can't be run, or isn't that of the run to resume.
+        TooManyFailuresError, CollapseError, DeadlineError, StorageError: what ended the training.
     """
     run = RunDir(run_path)
     checkpoints = Checkpoints(run.checkpoints, recipe.run.keep_checkpoints)
@@ -66,11 +70,8 @@ def train(
             if not start:
                 run.clear()
             run.write_config(resolved_sections(recipe))
-            if start:
-                algo.restore_from_path(start)
-                run.rewind(algo.training_iteration)
-                console.print(f"going on after iteration {algo.training_iteration}: {start}")
-            _iterate(algo, recipe, run, checkpoints, console)
+            algo.failures.tell = functools.partial(_tell, run, console)
+            _train(algo, recipe, run, checkpoints, console, start)
             plot_training(run.read_metrics(), run.path / "training.png")
             if recipe.run.evaluate:
                 rewards = algo.reward_group
@@ -78,6 +79,12 @@ def train(
                 untrained = Path(algo.config.model_path)
                 models = {"untrained": untrained, **trained_models(run)}
                 compare(session, models, recipe, run.path, console)
+        except (OSError, LearnersLostError) as error:
+            if not is_full(error, run.path):
+                raise
+            raise StorageError(
+                f"the disk of {run.path} is full ({error}): make room, then --resume."
+            ) from error
         finally:
             algo.stop()
             run.close()
@@ -108,7 +115,7 @@ def _start(
             f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
             f"its own ({run.config}), or start another run."
         )
-    newest = checkpoints.newest(lambda fault: console.print(f"[yellow]{escape(fault)}[/]"))
+    newest = _newest(checkpoints, console)
     if newest is None:
         console.print(f"{run.path} has no checkpoint yet: it starts over.")
         return None
@@ -129,18 +136,68 @@ def _is_finished(run: RunDir, recipe: Recipe, checkpoint: Path) -> bool:
     return trained and run.model.exists() and evaluated
 
 
+def _train(
+    algo: STARec,
+    recipe: Recipe,
+    run: RunDir,
+    checkpoints: Checkpoints,
+    console: Console,
+    start: Path | None,
+) -> None:
+    """Both stages, from a checkpoint or the beginning; where learners are lost on the way, they are
+    started again and it goes on from the newest checkpoint."""
+    go_back = start is not None
+    while True:
+        try:
+            if go_back:
+                _go_back(algo, run, start, console)
+            _iterate(algo, recipe, run, checkpoints, console)
+            return
+        except LearnersLostError as error:
+            if is_full(error, run.path):
+                raise
+            start, go_back = _newest(checkpoints, console), True
+
+
+def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Console) -> None:
+    if checkpoint is None:
+        algo.start_over()
+    else:
+        algo.restore_from_path(checkpoint)
+    run.rewind(algo.training_iteration)
+    place = checkpoint or "there was no checkpoint yet"
+    console.print(f"going on after iteration {algo.training_iteration}: {place}")
+
+
+def _newest(checkpoints: Checkpoints, console: Console) -> Path | None:
+    return checkpoints.newest(lambda fault: console.print(f"[yellow]{escape(fault)}[/]"))
+
+
+def _tell(run: RunDir, console: Console, event: FailureEvent) -> None:
+    run.append_failure(event)
+    name = f"{event.kind.replace('_', ' ')} {event.number}"
+    if event.seconds is None:
+        console.print(f"[yellow]{name} was lost:[/] {escape(event.cause)}", soft_wrap=True)
+    else:
+        console.print(f"{name} is back after {event.seconds:.1f} s")
+
+
 def _iterate(
     algo: STARec, recipe: Recipe, run: RunDir, checkpoints: Checkpoints, console: Console
 ) -> None:
     """Both stages, from wherever the algorithm is."""
+    every = recipe.run.checkpoint_every
+    begins = algo.stage == "anchor" or not checkpoints.all()
     if algo.stage == "anchor":
         with phase("anchor", algo.anchor_iterations) as progress:
             while algo.stage == "anchor":
-                progress.advance(note=_note(_iteration(algo, run)))
-    if not checkpoints.all():
+                line = _iteration(algo, run)
+                progress.advance(note=_note(line))
+                if every and algo.training_iteration % every == 0 and algo.stage == "anchor":
+                    checkpoints.save(algo, _score(line, recipe))
+    if begins:
         algo.save_model(run.anchored_model)
         checkpoints.save(algo)
-    every = recipe.run.checkpoint_every
     titles = {item.item_id: item.title for item in algo.dataset.items.values()}
     with phase("reinforce", recipe.run.iterations - algo.iterations_done) as progress:
         while algo.iterations_done < recipe.run.iterations:
@@ -148,11 +205,17 @@ def _iterate(
             _write_rollouts(algo, run, titles)
             progress.advance(note=_note(line))
             if every and algo.iterations_done % every == 0:
-                checkpoints.save(algo)
+                checkpoints.save(algo, _score(line, recipe))
     if not every or algo.iterations_done % every:
         checkpoints.save(algo)
     algo.save_model(run.model)
     console.print(f"trained model: {run.model}")
+
+
+def _score(line: Mapping[str, Any], recipe: Recipe) -> float | None:
+    """What a checkpoint after this iteration is worth, if validation users were asked."""
+    value = line.get("validation", {}).get(recipe.run.metric)
+    return value if value is None or recipe.run.mode == "max" else -value
 
 
 def _iteration(algo: STARec, run: RunDir) -> dict[str, Any]:

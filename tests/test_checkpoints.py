@@ -1,33 +1,41 @@
 """Checkpoints of a run: whole or not there, the newest kept."""
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
 
 from starec_ray.checkpoints import MANIFEST, PROGRESS, Checkpoints, progress_of
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, StorageError
 
 
 class Algorithm:
     """Saves what a checkpoint is told by; may be stopped in the middle."""
 
     training_iteration = 0
-    stopped = False
+    stopped: BaseException | None = None
 
     def save_to_path(self, path: str | Path) -> str:
         Path(path).mkdir()
         if self.stopped:
-            raise KeyboardInterrupt
+            raise self.stopped
         (Path(path) / "learners").mkdir()
         (Path(path) / "learners" / "weights").write_bytes(bytes(1000))
         (Path(path) / PROGRESS).write_text("{}")
         return str(path)
 
 
-def save(checkpoints: Checkpoints, iteration: int, *, stopped: bool = False) -> None:
+def save(
+    checkpoints: Checkpoints,
+    iteration: int,
+    score: float | None = None,
+    *,
+    stopped: BaseException | None = None,
+) -> None:
     algorithm = Algorithm()
     algorithm.training_iteration, algorithm.stopped = iteration, stopped
-    checkpoints.save(algorithm)
+    checkpoints.save(algorithm, score)
 
 
 def names(checkpoints: Checkpoints) -> list[str]:
@@ -50,11 +58,48 @@ def test_without_a_limit_all_are_kept(tmp_path):
     assert len(checkpoints.all()) == 4
 
 
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.best() is None
+    for iteration, score in enumerate([0.3, 0.5, None, 0.5, 0.1, None, None], start=1):
+        save(checkpoints, iteration, score)
+    assert names(checkpoints) == ["iteration-00004", "iteration-00006", "iteration-00007"]
+    assert checkpoints.best() == tmp_path / "iteration-00004"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "weights"),
+        RuntimeError("learner 1 failed: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_on_a_full_disk_the_one_before_stays_whole_and_the_error_names_it(tmp_path, error):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with pytest.raises(StorageError, match=r"full. there is none yet"):
+        save(checkpoints, 1, stopped=error)
+    save(checkpoints, 1)
+    with pytest.raises(StorageError, match=r"full. .*iteration-00001 is whole.*--resume"):
+        save(checkpoints, 2, stopped=error)
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration-00001"]
+    assert checkpoints.newest(pytest.fail) == tmp_path / "iteration-00001"
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=900))
+    with pytest.raises(StorageError, match="are free"):
+        save(checkpoints, 2)
+    assert names(checkpoints) == ["iteration-00001"]
+
+
 def test_one_that_was_stopped_in_the_middle_is_none_and_may_be_written_again(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     save(checkpoints, 1)
     with pytest.raises(KeyboardInterrupt):
-        save(checkpoints, 2, stopped=True)
+        save(checkpoints, 2, stopped=KeyboardInterrupt())
     assert [path.name for path in tmp_path.iterdir()] == ["iteration-00001"]
     (tmp_path / "iteration-00002.part").mkdir()  # what a kill leaves
     save(checkpoints, 2)
@@ -102,4 +147,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_gone_on_from(tmp_path, dam
 
 def test_what_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(ConfigError, match="is no whole checkpoint"):
+        progress_of(tmp_path)
+    (tmp_path / PROGRESS).write_text('{"iterations_done": 3}')
+    with pytest.raises(ConfigError, match="has format 1, and this version reads 2"):
         progress_of(tmp_path)

@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
-from starec_ray.checkpoints import MANIFEST, PROGRESS
+from starec_ray.checkpoints import FORMAT, MANIFEST, PROGRESS
 from starec_ray.cli.rollouts import select
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.run import evaluate_models, trained_models
@@ -103,7 +103,11 @@ def test_the_format_is_learned_a_killed_runner_comes_back_and_a_saved_run_goes_o
         pids = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid())
         os.kill(pids[0], signal.SIGKILL)
         algo.train()
-        assert algo.report["tasks_asked_again"] > 0
+        rollouts = {key[9:]: n for key, n in algo.report.items() if key.startswith("rollouts/")}
+        assert rollouts["lost"] == rollouts["asked_again"] > 0
+        assert rollouts["asked"] == rollouts["finished"]
+        assert rollouts["trained"] == 9 * 16  # eight cases ranked, one of them reflected on
+        assert rollouts["followed_up"] == 16 and rollouts["waiting"] == 0
         # Found lost between two iterations: RLlib's own way back would end the learners.
         algo.env_runner_group._worker_manager.set_actor_state(1, False)
         algo.train()
@@ -158,7 +162,8 @@ def test_a_run_resumes_by_its_own_recipe_alone_and_says_when_there_is_nothing_to
     run.model.mkdir()
     checkpoint = run.checkpoints / "iteration-00005"
     checkpoint.mkdir(parents=True)
-    progress = {"iterations_done": 3, "inputs": recipe.config.input_hashes()}
+    inputs = recipe.config.input_hashes()
+    progress = {"format": FORMAT, "iterations_done": 3, "inputs": inputs}
     (checkpoint / PROGRESS).write_text(json.dumps(progress))
     (checkpoint / MANIFEST).write_text("{}")
     train(recipe, tmp_path, Console(width=200), resume=True)

@@ -13,6 +13,7 @@ from actors.weight_transfer.base import Answers, CallRunners
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import Task
 from starec_ray.data.dataset import Dataset
+from starec_ray.failures import Failures
 from starec_ray.sampling import RunnerPool
 
 
@@ -58,8 +59,10 @@ def evaluation_session(config: Any) -> Iterator[Session]:
     """Starts what an evaluation needs by a resolved `STARecConfig`, and stops it at the end."""
     dataset = Dataset.load(config.data_path)
     agent = Agent.from_config(config, dataset)
-    pool = RunnerPool.from_config(EnvRunnerGroup(config=config, local_env_runner=False), config)
-    rewards = RewardGroup.from_config(config)
+    failures = Failures.from_config(config)
+    group = EnvRunnerGroup(config=config, local_env_runner=False)
+    pool = RunnerPool.from_config(group, config, failures)
+    rewards = RewardGroup.from_config(config, failures)
     try:
         yield Session(SavedModels(pool), agent, dataset, rewards)
     finally:

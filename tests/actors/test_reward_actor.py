@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -10,6 +11,7 @@ import ray
 
 from actors.reward_actor import RewardActor, RewardGroup
 from starec_ray.errors import DataError, DeadlineError
+from starec_ray.failures import Failures
 from tests.small_world import TARGET
 
 
@@ -48,9 +50,13 @@ def test_a_ranking_without_its_target_is_named(small_world):
         RewardActor(str(small_world), "tiers").score(rankings(["u0/0"], order="012"))
 
 
+def reward_group(data: Path, num_actors: int, timeout_s: float = 60.0) -> RewardGroup:
+    return RewardGroup(str(data), "tiers", num_actors, timeout_s, Failures(9, 60.0))
+
+
 @pytest.mark.engine
 def test_a_request_is_shared_out_and_comes_back_in_order(small_world, ray_cluster):
-    group = RewardGroup(str(small_world), "tiers", num_actors=3, timeout_s=60.0)
+    group = reward_group(small_world, 3)
     cases = [f"u{i}/{i % 2}" for i in range(20)]
     try:
         assert group.score(rankings(cases))["case_id"].to_pylist() == cases
@@ -63,7 +69,7 @@ def test_a_request_is_shared_out_and_comes_back_in_order(small_world, ray_cluste
 @pytest.mark.engine
 @pytest.mark.parametrize("num_actors", [1, 2])
 def test_the_share_of_a_killed_actor_is_scored_all_the_same(small_world, ray_cluster, num_actors):
-    group = RewardGroup(str(small_world), "tiers", num_actors=num_actors, timeout_s=60.0)
+    group = reward_group(small_world, num_actors)
     cases = [f"u{i}/0" for i in range(6)]
     try:
         pid = ray.get(group.actors[0].__ray_call__.remote(lambda _: os.getpid()), timeout=60)
@@ -75,7 +81,7 @@ def test_the_share_of_a_killed_actor_is_scored_all_the_same(small_world, ray_clu
 
 @pytest.mark.engine
 def test_the_share_of_an_actor_that_is_gone_for_good_goes_to_another(small_world, ray_cluster):
-    group = RewardGroup(str(small_world), "tiers", num_actors=2, timeout_s=60.0)
+    group = reward_group(small_world, 2)
     cases = [f"u{i}/0" for i in range(6)]
     ray.kill(group.actors[0])
     try:
@@ -86,7 +92,7 @@ def test_the_share_of_an_actor_that_is_gone_for_good_goes_to_another(small_world
 
 @pytest.mark.engine
 def test_a_group_without_an_actor_left_gives_up_at_its_deadline(small_world, ray_cluster):
-    group = RewardGroup(str(small_world), "tiers", num_actors=1, timeout_s=3.0)
+    group = reward_group(small_world, 1, timeout_s=3.0)
     ray.kill(group.actors[0])
     start = time.monotonic()
     with pytest.raises(DeadlineError, match=r"none of 1 reward actors.*reward actor 0"):
@@ -96,6 +102,6 @@ def test_a_group_without_an_actor_left_gives_up_at_its_deadline(small_world, ray
 
 @pytest.mark.engine
 def test_an_actor_that_cannot_start_says_why_at_once(tmp_path, ray_cluster):
-    group = RewardGroup(str(tmp_path), "tiers", num_actors=1, timeout_s=60.0)
+    group = reward_group(tmp_path, 1)
     with pytest.raises(DeadlineError, match="can't start"):
         group.score(rankings(["u0/0"]))
