@@ -35,7 +35,10 @@ def read_traces(path: str | Path, agent: Agent) -> pa.Table:
         DataError: if the file lacks a column, or has a trace of a case that isn't one of a
             training user of the agent's dataset, or one that can't be learned from.
     """
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} can't be read as Parquet: {error}") from error
     missing = [name for name in TRACES.names if name not in table.column_names]
     if missing:
         raise DataError(
