@@ -11,7 +11,7 @@ READ_BYTES = 20_000
 TIMEOUT_S = 10.0
 
 
-def last_lines(actor: Any) -> str:
+def last_lines(name: str, actor: Any) -> str:
     """The last lines of an actor's log as the end of an error's message; "" if it can't be had.
 
     An actor that hangs has one too: another process on its node reads it.
@@ -27,7 +27,7 @@ def last_lines(actor: Any) -> str:
         text = ray.get(ready[0]) if ready else ""
     except ray.exceptions.RayError:  # its node is gone too
         text = ""
-    return f"\nThe last lines of its log (process {pid}):\n{text}" if text else ""
+    return f"\nThe last lines of the log of {name} (process {pid}):\n{text}" if text else ""
 
 
 @ray.remote

@@ -129,7 +129,7 @@ class RewardGroup:
                     raise DeadlineError(
                         f"reward actor {actor_id} didn't score {len(shares[number])} rankings "
                         f"within {self._timeout_s:.0f} s; before that: {cause}"
-                        + last_lines(self.actors[actor_id])
+                        + last_lines(f"reward actor {actor_id}", self.actors[actor_id])
                     ) from error
                 except RayError as error:
                     cause = f"reward actor {actor_id}: {error}"

@@ -15,6 +15,7 @@ from learners.together import LearnerLostError
 from starec_ray.errors import DeadlineError, STARecError
 from starec_ray.failures import Failures
 
+LOGS_SHOWN = 4  # of learners that are late; most of them wait for one of them
 GRACE_S = 30.0  # for the others to tell of themselves, once one has failed
 
 
@@ -71,7 +72,7 @@ class LearnerCalls:
             self._lose(
                 late[0],
                 f"learner {ranks} of {len(refs)} didn't finish {method} within {timeout_s:.0f} s."
-                + last_lines(workers[late[0]]),
+                + "".join(last_lines(f"learner {r}", workers[r]) for r in late[:LOGS_SHOWN]),
             )
         return ray.get(refs)
 

@@ -224,7 +224,7 @@ class RunnerPool:
             if ref not in ready:
                 answers[runner] = DeadlineError(
                     f"env runner {runner} didn't finish {method} within {timeout_s:.0f} s"
-                    + last_lines(actors[runner])
+                    + last_lines(f"env runner {runner}", actors[runner])
                 )
                 ray.kill(actors[runner], no_restart=False)  # it may hang for ever
             else:
