@@ -16,7 +16,7 @@ pytestmark = pytest.mark.engine
 @pytest.fixture
 def calls(tiny_llama, ray_cluster):
     group = build_group(tiny_llama, num_learners=2)
-    calls = LearnerCalls(group, 60.0, 300.0, Failures(most=2, window_s=3600.0))
+    calls = LearnerCalls(group, 300.0, 300.0, Failures(most=2, window_s=3600.0))
     yield calls
     calls.group.shutdown()
 
@@ -39,13 +39,13 @@ def test_after_a_kill_and_after_a_hang_new_learners_go_on_from_the_checkpoint(
     calls("save_checkpoint", str(tmp_path / "checkpoint"))
     expected = update()
 
-    for number, told in (
-        (signal.SIGKILL, "learner 1 failed in update_sequences"),
-        (signal.SIGSTOP, r"(?s)learner .*1 of 2 didn't finish update_sequences within 10 s"),
+    for number, timeout_s, told in (
+        (signal.SIGKILL, 300.0, "learner 1 failed in update_sequences"),
+        (signal.SIGSTOP, 10.0, r"(?s)learner .*1 of 2 didn't finish update_sequences within 10 s"),
     ):
         send(calls, 1, number)
         with pytest.raises(LearnersLostError, match=told):
-            update(timeout_s=10.0)
+            update(timeout_s=timeout_s)
         assert calls.lost
         calls.rebuild()
         calls("load_checkpoint", str(tmp_path / "checkpoint"))
