@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 import ray
+from hypothesis import settings
 
 from tests.small_world import NAMES, write_small_world
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ protocols = st.builds(
 
 
 @given(logs, protocols)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_case_keeps_the_protocol(log, protocol):
     raw = raw_data(log)
     try:
@@ -127,7 +127,7 @@ def test_every_case_keeps_the_protocol(log, protocol):
 
 
 @given(logs, protocols)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_same_seed_gives_the_same_tables(log, protocol):
     try:
         first = make_cases(raw_data(log), protocol, silent)

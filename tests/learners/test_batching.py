@@ -49,7 +49,6 @@ def all_micro_batches(table: pa.Table, budget: int, world_size: int) -> list[lis
 
 
 @given(groups, budgets, learners)
-@settings(deadline=None)
 def test_every_reply_token_is_learned_once_with_its_own_logprob(shape, budget, world_size):
     table = numbered(shape)
     seen = defaultdict(list)
@@ -68,7 +67,7 @@ def test_every_reply_token_is_learned_once_with_its_own_logprob(shape, budget, w
 
 
 @given(groups, budgets)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_reply_token_is_predicted_from_its_prompt_and_the_reply_before_it_alone(shape, budget):
     table = numbered(shape)
     rows = table.to_pylist()
@@ -87,7 +86,6 @@ def test_a_reply_token_is_predicted_from_its_prompt_and_the_reply_before_it_alon
 
 
 @given(groups, budgets, learners)
-@settings(deadline=None)
 def test_a_micro_batch_keeps_the_budget_unless_one_reply_alone_is_wider(shape, budget, world_size):
     for micro_batches in all_micro_batches(numbered(shape), budget, world_size):
         for m in micro_batches:
@@ -96,14 +94,12 @@ def test_a_micro_batch_keeps_the_budget_unless_one_reply_alone_is_wider(shape, b
 
 
 @given(groups, budgets, learners)
-@settings(deadline=None)
 def test_all_learners_run_as_many_micro_batches(shape, budget, world_size):
     shares = all_micro_batches(numbered(shape), budget, world_size)
     assert len({len(share) for share in shares}) == 1
 
 
 @given(groups, budgets, learners)
-@settings(deadline=None)
 def test_loads_differ_by_no_more_than_the_widest_row(shape, budget, world_size):
     rows = [part for row in read_rows(numbered(shape)) for part in split(row, budget)]
     loads = [sum(row.width for row in share) for share in share_out(rows, world_size)]
@@ -112,7 +108,6 @@ def test_loads_differ_by_no_more_than_the_widest_row(shape, budget, world_size):
 
 
 @given(groups, budgets)
-@settings(deadline=None)
 def test_rows_of_a_micro_batch_are_neighbours_in_width(shape, budget):
     batches = batch_rows(read_rows(numbered(shape)), budget)
     widths = [row.width for batch in batches for row in batch]
