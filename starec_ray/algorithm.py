@@ -47,7 +47,7 @@ from starec_ray.reflection import (
 )
 from starec_ray.report import rollout_report
 from starec_ray.sampling import RunnerPool
-from starec_ray.traces import choose_traces, read_traces, write_template_traces
+from starec_ray.traces import gather_traces, trace_files
 
 # Tasks draw their seeds from one seed upwards: requests of one iteration keep this far apart.
 SEED_STEP = 100_000
@@ -72,7 +72,7 @@ class STARec(Algorithm):
         self.dataset = Dataset.load(config.data_path)
         self.agent = Agent.from_config(config, self.dataset)
         self.tokenizer = AutoTokenizer.from_pretrained(config.model_path)
-        if config.traces:
+        if 0 < len(config.traces) == len(trace_files(config.traces)):
             _ = self.anchor_data  # a bad table is told of before any engine starts
         self.failures = Failures.from_config(config)
         try:
@@ -227,23 +227,10 @@ class STARec(Algorithm):
 
     @functools.cached_property
     def anchor_data(self) -> AnchorData:
-        """The anchor's traces: those given, else the template teacher's."""
+        """The anchor's traces: of the sources given, else the template teacher's."""
         config = self.config
-        left_out = [kind for kind, weight in config.trace_weights.items() if weight == 0]
-        if config.traces:
-            table = pa.concat_tables([read_traces(path, self.agent) for path in config.traces])
-            table = choose_traces(table, left_out, config.num_traces, config.seed)
-        else:
-            table = write_template_traces(
-                self.agent,
-                self.reward_group.score,
-                num_traces=config.num_traces,
-                reflect_share=0.0 if "reflect" in left_out else config.reflect_trace_share,
-                popularity_weight=config.teacher_popularity_weight,
-                seed=config.seed,
-            )
         return AnchorData(
-            table,
+            gather_traces(config, self.agent, lambda ranked: self.reward_group.score(ranked)),
             self.agent,
             self.tokenizer,
             longest_replies={

@@ -17,7 +17,8 @@ from learners.module import PlaceholderModule
 from starec_ray.config_checks import check_fields
 from starec_ray.errors import ConfigError
 from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
-from starec_ray.traces import trace_table
+from starec_ray.schemas import TRACE_KINDS
+from starec_ray.traces import TraceSource, trace_files
 
 
 class ModelSection(dict):
@@ -204,12 +205,14 @@ class STARecConfig(AlgorithmConfig):
         """Sets stage one: supervised learning of a teacher's traces.
 
         Args:
-            traces: Parquet files of `schemas.TRACES`, as `starec distill` writes them; "bundled"
-                is the set that comes with the package, for the demo's data. Without any the
-                template teacher writes traces for training users.
+            traces: sources: Parquet files of `schemas.TRACES`, as `starec distill` writes them;
+                "bundled", the set that comes with the package, for the demo's data; "template",
+                the template teacher, who is the only one where none is named. Kinds may stand
+                behind a source, which gives no others then: "bundled:reflect,summarize".
             trace_weights: weight in the loss of each kind (rank, reflect, summarize); 1 where
                 one isn't named, 0 leaves it out.
-            num_traces: how many traces to take (at most those there are).
+            num_traces: how many traces to take (at most those there are), of each source in
+                turn.
             held_out_trace_share: share of the traces' users to hold out; their NLL is measured
                 after each epoch.
             anchor_validation_cases: validation users to rank for after each epoch; the best
@@ -473,7 +476,7 @@ class STARecConfig(AlgorithmConfig):
         self.check_inputs()
         # Actors may have other working folders.
         self.data_path = str(Path(self.data_path).absolute())
-        self.traces = [str(path.absolute()) for path in map(trace_table, self.traces)]
+        self.traces = [str(TraceSource.of(name)) for name in self.traces]
         self.model_path = resolve_model(self.model_name)
         if Path(self.model_name).is_dir():
             self.model_name = self.model_path
@@ -484,7 +487,7 @@ class STARecConfig(AlgorithmConfig):
 
     def input_hashes(self) -> dict[str, str]:
         """SHA-256 of what the run learns from: the data's manifest and the trace tables."""
-        files = [Path(self.data_path) / "manifest.json", *map(trace_table, self.traces)]
+        files = [Path(self.data_path) / "manifest.json", *trace_files(self.traces)]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     def check_inputs(self) -> None:
@@ -494,9 +497,12 @@ class STARecConfig(AlgorithmConfig):
                 f"data path {self.data_path!r} isn't a prepared data folder (no manifest.json). "
                 "Make one: starec data prepare synthetic --out DIR"
             )
-        for path in map(trace_table, self.traces):
+        for path in trace_files(self.traces):
             if not path.is_file():
-                raise ConfigError(f"there is no trace table {path}.")
+                raise ConfigError(
+                    f"there is no trace table {path}. A source of traces is a file, 'bundled' or "
+                    f"'template', and may end in kinds of {', '.join(TRACE_KINDS)}: FILE:rank."
+                )
 
     def validate(self) -> None:
         """Checks every field of this system, then RLlib's.

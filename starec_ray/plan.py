@@ -13,7 +13,7 @@ from starec_ray.errors import DataError
 from starec_ray.evaluation.evaluate import check_cases
 from starec_ray.models import EMBEDDED, resolve_dtype
 from starec_ray.recipe import Recipe
-from starec_ray.traces import read_traces, trace_table
+from starec_ray.traces import read_traces, trace_files
 
 GIB = 2**30
 ADAM_BYTES = 8  # two moments in float32, a parameter
@@ -67,7 +67,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     if run.evaluate:
         limit, slow = run.evaluation_cases, run.evaluate_slow_thinking
         check_cases(dataset, "test", limit, slow_thinking=slow)
-    for path in map(trace_table, config.traces):
+    for path in trace_files(config.traces):
         read_traces(path, Agent.from_config(config, dataset))
 
 

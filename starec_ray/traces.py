@@ -1,6 +1,7 @@
 """Traces for the anchor: read from a file, or written by the template teacher."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,42 @@ from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.errors import DataError
 from starec_ray.schemas import TRACE_KINDS, TRACES
 
-BUNDLED = "bundled"
+BUNDLED, TEMPLATE = "bundled", "template"
 BUNDLED_TRACES = Path(__file__).parent / "distill" / "bundled_traces.parquet"
 KEPT = "kept"  # DISTILLED's verdict on what is learned from
 # Scores rankings (columns case_id, ranking, malformed) and so reveals the feedback.
 Score = Callable[[pa.Table], pa.Table]
 
 
-def trace_table(name: str) -> Path:
-    """The file of a trace table: a path, or "bundled"."""
-    return BUNDLED_TRACES if name == BUNDLED else Path(name)
+@dataclass(frozen=True)
+class TraceSource:
+    """Where traces come from: a table's file, or with None the template teacher; and the kinds
+    that are taken of it."""
+
+    path: Path | None
+    kinds: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str) -> "TraceSource":
+        """Reads a file's name, "bundled" or "template", with or without kinds behind it:
+        "bundled:reflect,summarize"."""
+        table, _, last = str(name).rpartition(":")
+        kinds = tuple(last.split(","))
+        if not table or not set(kinds) <= set(TRACE_KINDS):
+            table, kinds = str(name), TRACE_KINDS
+        if table == TEMPLATE:
+            return cls(None, kinds)
+        return cls(BUNDLED_TRACES if table == BUNDLED else Path(table), kinds)
+
+    def __str__(self) -> str:
+        """What `of` reads again, from any working folder."""
+        table = self.path.absolute() if self.path else TEMPLATE
+        return f"{table}:{','.join(self.kinds)}" if self.kinds != TRACE_KINDS else str(table)
+
+
+def trace_files(names: Sequence[str]) -> list[Path]:
+    """The files among the sources of traces."""
+    return [path for path in (TraceSource.of(name).path for name in names) if path]
 
 
 def read_traces(path: str | Path, agent: Agent) -> pa.Table:
@@ -93,11 +120,45 @@ def _fault(trace: dict, agent: Agent) -> str | None:
     return None if trace["summary"] else "it has no summary"
 
 
-def choose_traces(table: pa.Table, left_out: Sequence[str], num_traces: int, seed: int) -> pa.Table:
-    """At most `num_traces` traces, shuffled, without the kinds `left_out`."""
-    table = table.filter(pc.invert(pc.is_in(table["kind"], pa.array(left_out, pa.string()))))
-    order = np.random.default_rng(seed).permutation(len(table))
-    return table.take(order[:num_traces])
+def gather_traces(config: Any, agent: Agent, score: Score) -> pa.Table:
+    """The traces that a run is anchored on, `schemas.TRACES`, from all its sources.
+
+    Reads traces, num_traces, trace_weights (0 leaves a kind out), reflect_trace_share,
+    teacher_popularity_weight and seed of `config`.
+
+    Args:
+        score: called if the template teacher is a source.
+    """
+    tables = []
+    for source in map(TraceSource.of, config.traces or [TEMPLATE]):
+        kinds = [kind for kind in source.kinds if config.trace_weights.get(kind, 1)]
+        if source.path:
+            tables.append(choose_traces(read_traces(source.path, agent), kinds, config.seed))
+            continue
+        share = config.reflect_trace_share if "rank" in kinds else 1.0
+        tables.append(
+            write_template_traces(
+                agent,
+                score,
+                num_traces=config.num_traces if {"rank", "reflect"} & set(kinds) else 0,
+                reflect_share=share if "reflect" in kinds else 0.0,
+                popularity_weight=config.teacher_popularity_weight,
+                seed=config.seed,
+            )
+        )
+    return mix_traces(tables, config.num_traces)
+
+
+def choose_traces(table: pa.Table, kinds: Sequence[str], seed: int) -> pa.Table:
+    """The traces of these kinds, shuffled."""
+    table = table.filter(pc.is_in(table["kind"], pa.array(kinds, pa.string())))
+    return table.take(np.random.default_rng(seed).permutation(len(table)))
+
+
+def mix_traces(tables: Sequence[pa.Table], num_traces: int) -> pa.Table:
+    """At most `num_traces` traces, from each table in turn while it has any."""
+    turns = np.concatenate([np.arange(len(table)) for table in tables])
+    return pa.concat_tables(tables).take(np.argsort(turns, kind="stable")[:num_traces])
 
 
 def write_template_traces(

@@ -1,6 +1,7 @@
 """Stage one's material: batches, weights, and what is held out."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,9 @@ from starec_ray.agent.agent import Agent
 from starec_ray.anchor import AnchorData
 from starec_ray.config import STARecConfig
 from starec_ray.errors import DataError
-from starec_ray.traces import choose_traces
-from tests.small_world import dataset, write_random_traces
+from starec_ray.schemas import TRACE_KINDS
+from starec_ray.traces import BUNDLED_TRACES, TraceSource, gather_traces
+from tests.small_world import TARGET, dataset, write_random_traces
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,12 @@ def anchor_data(traces, agent, tokenizer, **changes) -> AnchorData:
     return AnchorData(traces, agent, tokenizer, **(settings | changes))
 
 
+def gathered(agent, sources, **changes) -> pa.Table:
+    config = STARecConfig().anchor(traces=sources, **changes)
+    chosen = [TARGET] * config.num_traces
+    return gather_traces(config, agent, lambda ranked: pa.table({"chosen": chosen[: len(ranked)]}))
+
+
 def test_each_epoch_learns_every_trace_once_in_another_order(traces, agent, tokenizer):
     data = anchor_data(traces, agent, tokenizer)
     assert (data.updates_per_epoch, data.updates) == (6, 12)
@@ -65,10 +73,41 @@ def test_a_kind_has_its_weight_in_the_loss(traces, agent, tokenizer):
     }
 
 
-def test_kinds_can_be_left_out_before_traces_are_counted(traces):
-    chosen = choose_traces(traces, ["reflect"], 20, seed=0)
+def test_kinds_can_be_left_out_before_traces_are_counted(agent, tmp_path):
+    path = str(write_random_traces(tmp_path / "t.parquet", agent, 40))
+    chosen = gathered(agent, [path], num_traces=20, trace_weights={"reflect": 0})
     assert chosen["kind"].to_pylist() == ["rank"] * 20
-    assert len(choose_traces(traces, [], 99, seed=0)) == 40
+    assert len(set(chosen["trace_id"].to_pylist())) == 20
+    assert len(gathered(agent, [path], num_traces=99)) == 40
+
+
+def test_sources_are_mixed_in_turn_and_give_the_kinds_asked_of_them(agent, tmp_path):
+    path = write_random_traces(tmp_path / "t.parquet", agent, 12)
+    mixed = gathered(agent, ["template:rank", f"{path}:reflect"], num_traces=8).to_pylist()
+    teachers = [(trace["teacher"], trace["kind"]) for trace in mixed]
+    assert teachers[:6] == [("template", "rank"), ("chance", "reflect")] * 3  # all there are
+    assert teachers[6:] == [("template", "rank")] * 2
+    alone = gathered(agent, [], num_traces=8)
+    assert alone.equals(gathered(agent, ["template"], num_traces=8))
+    assert Counter(alone["kind"].to_pylist()) == {"rank": 6, "reflect": 2}
+    reflections = gathered(agent, ["template:reflect"], num_traces=8)
+    assert set(reflections["kind"].to_pylist()) == {"reflect"}
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "kinds"),
+    [
+        ("template", None, TRACE_KINDS),
+        ("bundled:reflect,summarize", BUNDLED_TRACES, ("reflect", "summarize")),
+        ("a/b.parquet:rank", Path("a/b.parquet"), ("rank",)),
+        ("a:b.parquet", Path("a:b.parquet"), TRACE_KINDS),
+    ],
+)
+def test_a_source_of_traces_is_read_and_written_again(name, path, kinds):
+    source = TraceSource.of(name)
+    assert source == TraceSource(path, kinds)
+    again = TraceSource.of(str(source))
+    assert again == TraceSource(path and path.absolute(), kinds)
 
 
 def test_a_user_is_learned_or_held_out_never_both(traces, agent, tokenizer):

@@ -25,8 +25,11 @@ def train(
         Path, typer.Option(help="Where everything that comes of the run is written.")
     ] = Path("runs/latest"),
     traces: Annotated[
-        list[Path] | None,
-        typer.Option(help="A trace table for the anchor; may be given more than once."),
+        list[str] | None,
+        typer.Option(
+            help="A trace table for the anchor, 'bundled' or 'template', with or without kinds "
+            "(FILE:rank,reflect); may be given more than once."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Empty a run folder that holds a run already.")
@@ -54,7 +57,7 @@ def train(
     console = Console()
     given = list(overrides or [])
     if traces:
-        given.append(f"anchor.traces={json.dumps([str(path) for path in traces])}")
+        given.append(f"anchor.traces={json.dumps(traces)}")
     loaded = load_recipe(recipe, given)
     if dry_run:
         from starec_ray.plan import print_plan
