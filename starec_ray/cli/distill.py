@@ -34,6 +34,14 @@ def distill(
     reply_format: Annotated[
         str, typer.Option(help="How the teacher writes rankings: titles or grades.")
     ] = "titles",
+    guided: Annotated[
+        bool,
+        typer.Option(
+            "--guided",
+            help="Keep replies to their form by structured outputs (vLLM), for teachers too weak "
+            "to keep to it themselves; not for models that reason on their own.",
+        ),
+    ] = False,
     history_shown: Annotated[int, typer.Option(min=0, help="Newest items in a prompt.")] = 20,
     max_prompt_tokens: Annotated[
         int, typer.Option(min=256, help="Room for a prompt (tokens, counted as 3 characters).")
@@ -179,9 +187,9 @@ def distill(
             )
         )
     out.mkdir(parents=True, exist_ok=True)
-    settings = DistillSettings(users, min_score, rethinks, seed)
+    settings = DistillSettings(users, min_score, rethinks, seed, guided)
     # Answers to the same question under other settings are other answers.
-    how = json.dumps([asked.name, temperature, max_tokens, extra_body, popularity_weight])
+    how = json.dumps([asked.name, temperature, max_tokens, extra_body, popularity_weight, guided])
     with Journal(out / "journal.jsonl", how) as journal:
         if len(journal):
             console.print(f"going on: {len(journal)} answers are there")

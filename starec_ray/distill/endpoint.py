@@ -24,6 +24,10 @@ from starec_ray.errors import ConfigError
 
 # What no second try mends: a wrong key, a model that isn't there.
 FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+# A request that the endpoint won't have. One prompt may be too long for it; so many before the
+# first answer mean that all are refused, for a field that it doesn't know, say.
+REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
+MOST_REFUSED = 3
 
 
 class EmptyAnswerError(Exception):
@@ -31,7 +35,7 @@ class EmptyAnswerError(Exception):
 
 
 class NoCompletionError(Exception):
-    """What the endpoint sent is no completion: a proxy's page, say."""
+    """What the endpoint sent is no completion: a proxy's page, say, or one without a message."""
 
 
 class _BudgetSpentError(Exception):
@@ -77,13 +81,15 @@ class EndpointTeacher:
     later, as long as the endpoint asks for.
 
     Raises (from `answer`):
-        ConfigError: if the endpoint refuses the key or doesn't know the model.
+        ConfigError: if the endpoint refuses the key, doesn't know the model, or won't have the
+            first requests as they are.
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
         self.name = settings.model
         self.usage = Usage()
+        self._refused = 0
         # Servers of one's own need no key; the client insists on one.
         self._key = os.environ.get(settings.key_variable) or "none"
 
@@ -115,6 +121,13 @@ class EndpointTeacher:
                         f"{settings.base_url} refuses model {settings.model!r} with the key in "
                         f"{settings.key_variable}: {error.message}"
                     ) from None
+                except REFUSED as error:
+                    self._refused += 1
+                    if self._refused >= MOST_REFUSED and not self.usage.answers:
+                        raise ConfigError(
+                            f"{settings.base_url} refuses the requests themselves, HTTP "
+                            f"{error.status_code}: {error.message}"
+                        ) from None
                 except (*PASSING, openai.APIError):
                     pass  # counted where it happened; the question stays open
                 else:
@@ -168,10 +181,10 @@ class EndpointTeacher:
                 temperature=settings.temperature,
                 max_tokens=settings.max_tokens,
                 seed=question.seed,
-                extra_body=settings.extra_body or None,
+                extra_body=settings.extra_body | _structured(question),
             )
             return self._read(completion)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             usage.faults[_cause(NoCompletionError())] += 1
             raise NoCompletionError from error
         except (openai.APIError, EmptyAnswerError, NoCompletionError) as error:
@@ -179,20 +192,36 @@ class EndpointTeacher:
             raise
 
     def _read(self, completion: Any) -> Answer:
+        # The client checks no types, and servers differ in what they leave out.
         if not isinstance(completion, ChatCompletion) or not completion.choices:
             raise NoCompletionError
-        spent = completion.usage
-        prompt_tokens = spent.prompt_tokens if spent else 0
-        reply_tokens = spent.completion_tokens if spent else 0
+        message = getattr(completion.choices[0], "message", None)
+        if message is None:
+            raise NoCompletionError
+        prompt_tokens = _number(completion.usage, "prompt_tokens")
+        reply_tokens = _number(completion.usage, "completion_tokens")
         self.usage.tokens += prompt_tokens + reply_tokens
-        message = completion.choices[0].message
         # A field of the endpoint's own, or think tags in the text.
-        told = message.model_extra or {}
-        reasoning = told.get("reasoning_content") or told.get("reasoning") or ""
-        inline, text = split_rationale(message.content or "")
+        reasoning = _text(message, "reasoning_content") or _text(message, "reasoning")
+        inline, text = split_rationale(_text(message, "content"))
         if not text.strip():
             raise EmptyAnswerError
         return Answer(text, reasoning or inline, prompt_tokens, reply_tokens)
+
+
+def _number(part: Any, name: str) -> int:
+    value = getattr(part, name, None)
+    return value if isinstance(value, int) else 0
+
+
+def _text(part: Any, name: str) -> str:
+    value = getattr(part, name, None)
+    return value if isinstance(value, str) else ""
+
+
+def _structured(question: Question) -> dict[str, Any]:
+    """The request field by which vLLM's server is told of a grammar."""
+    return {"structured_outputs": {"grammar": question.grammar}} if question.grammar else {}
 
 
 def _cause(error: Exception) -> str:

@@ -81,15 +81,17 @@ class LocalTeacher:
             record(questions[row["number"]], Answer(text, reasoning, read, written))
 
     def _row(self, number: int, question: Question) -> dict[str, Any]:
-        settings = self.settings
+        sampling: dict[str, Any] = {
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+            "seed": question.seed,
+        }
+        if question.grammar:
+            sampling["structured_outputs"] = {"grammar": question.grammar}
         return {
             "number": number,
             "tokenized_prompt": prompt_ids(self._tokenizer, question.messages),
-            "sampling_params": {
-                "temperature": settings.temperature,
-                "max_tokens": settings.max_tokens,
-                "seed": question.seed,
-            },
+            "sampling_params": sampling,
         }
 
     def _fits(self, row: dict[str, Any]) -> bool:

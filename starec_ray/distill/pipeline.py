@@ -15,6 +15,7 @@ import pyarrow as pa
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.prompts import Messages
 from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask, Task
+from starec_ray.distill.guided import reply_grammar
 from starec_ray.distill.journal import Journal
 from starec_ray.distill.screening import (
     NO_ANSWER,
@@ -42,6 +43,7 @@ class DistillSettings:
     min_score: float = 0.5
     rethinks: int = 2
     seed: int = 0
+    guided: bool = False  # replies keep to a grammar
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ class Distillation:
         if chain:
             last = chain[-1]
             messages = rethink(messages, _as_written(last.answer), last.judgement.fault)
-        return Question(task, messages, self.settings.seed)
+        grammar = reply_grammar(self.agent, task) if self.settings.guided else ""
+        return Question(task, messages, self.settings.seed, grammar)
 
     def _read(self, task: Task, answer: Answer) -> dict[str, Any]:
         return self.agent.read(task, answer.text) | {

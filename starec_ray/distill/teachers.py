@@ -16,11 +16,12 @@ from starec_ray.data.dataset import Dataset
 
 @dataclass(frozen=True)
 class Question:
-    """One request to a teacher: a task as chat messages."""
+    """One request to a teacher: a task as chat messages; with a grammar, the form of its reply."""
 
     task: Task
     messages: Messages
     seed: int
+    grammar: str = ""
 
     @property
     def prompt_hash(self) -> str:

@@ -10,6 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 FAULTS = ("HTTP 429", "HTTP 500", "timeout", "connection lost", "empty answer", "no completion")
+# Other things that are no completion, by the body that is sent.
+BROKEN = {
+    "a proxy's page": b"<html>not here</html>",
+    "no text at all": b"\xff\xfe\x00\xd8",
+    "no object": b'"done"',
+    "no choices": b'{"object": "chat.completion", "choices": []}',
+    "a choice of nothing": b'{"object": "chat.completion", "choices": [{}]}',
+    "no message": b'{"object": "chat.completion", "choices": [{"index": 0, "message": null}]}',
+}
 SLOW_S = 1.5
 
 
@@ -85,8 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.startswith("HTTP "):
             self._send(int(fault.split()[1]), b'{"error": {"message": "not now"}}')
             return
-        if fault == "no completion":
-            self._send(200, b"<html>a proxy's page</html>")
+        if fault == "no completion" or fault in BROKEN:
+            self._send(200, BROKEN.get(fault, BROKEN["a proxy's page"]))
             return
         if fault == "timeout":
             time.sleep(SLOW_S)

@@ -1,6 +1,7 @@
 """A teacher behind HTTP: its answers are read, and its failures cost tries, never the run."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from starec_ray.agent.tasks import SummarizeTask
 from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
 from starec_ray.distill.teachers import Answer, Question
 from starec_ray.errors import ConfigError
-from tests.distill.server import FAULTS, SLOW_S, teacher_server
+from tests.distill.server import BROKEN, FAULTS, SLOW_S, teacher_server
 
 
 def question(number: int) -> Question:
@@ -44,6 +45,39 @@ def test_a_failure_costs_a_try(fault):
     assert teacher.usage.requests == 3
     assert sum(teacher.usage.faults.values()) == 2
     assert dict(teacher.usage.faults) == {fault: 2}
+
+
+@pytest.mark.parametrize("body", BROKEN)
+def test_whatever_comes_in_place_of_a_completion_costs_a_try(body):
+    with teacher_server([body]) as server:
+        teacher, answers = ask(server.url, [question(1)])
+    assert [answer.text for answer in answers] == ["Likes Heat."]
+    assert dict(teacher.usage.faults) == {"no completion": 1}
+
+
+def test_a_question_that_is_refused_is_left_and_the_others_are_answered():
+    with teacher_server(["", *["HTTP 400"] * 3]) as server:
+        teacher, answers = ask(server.url, [question(n) for n in range(5)], concurrency=1)
+    assert len(answers) == 2 and len(server.seen) == 5
+    assert teacher.usage.faults == {"HTTP 400": 3}
+
+
+def test_an_endpoint_that_refuses_the_first_requests_ends_it_with_what_it_says():
+    refused = pytest.raises(
+        ConfigError, match=r"refuses the requests themselves, HTTP 400: .*not now"
+    )
+    with teacher_server(["HTTP 400"] * 50) as server, refused:
+        ask(server.url, [question(n) for n in range(20)], concurrency=2)
+    assert len(server.seen) < 10
+
+
+def test_a_grammar_goes_along_as_the_server_knows_it_beside_other_fields():
+    asked = replace(question(1), grammar='root ::= "a"')
+    with teacher_server() as server:
+        ask(server.url, [asked, question(2)], concurrency=1, extra_body={"top_k": 5})
+    told = [request.get("structured_outputs") for request in server.seen]
+    assert told == [{"grammar": 'root ::= "a"'}, None]
+    assert [request["top_k"] for request in server.seen] == [5, 5]
 
 
 def test_a_question_that_keeps_failing_is_left_and_the_others_are_answered():

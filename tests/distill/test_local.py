@@ -14,13 +14,13 @@ from tests.small_world import NAMES
 pytestmark = pytest.mark.engine
 
 
-def question(number: int, words: int = 3) -> Question:
+def question(number: int, words: int = 3, grammar: str = "") -> Question:
     text = " ".join([NAMES[number]] * (words + number))
     messages = [{"role": "system", "content": "Summarize."}, {"role": "user", "content": text}]
-    return Question(SummarizeTask(f"u{number}/{words}"), messages, seed=7)
+    return Question(SummarizeTask(f"u{number}/{words}"), messages, 7, grammar)
 
 
-def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(
+def test_each_question_is_answered_as_the_model_would_in_its_form_and_one_too_long_is_left(
     echo_model, ray_cluster
 ):
     teacher = LocalTeacher(
@@ -34,12 +34,14 @@ def test_each_question_is_answered_as_the_model_would_and_one_too_long_is_left(
         )
     )
     questions = [*(question(number) for number in range(4)), question(0, words=2000)]
+    questions.append(question(0, words=5, grammar='root ::= "Yes" | "No"'))
     answers: dict[str, Answer] = {}
     teacher.answer(questions, lambda q, a: answers.__setitem__(q.task.case_id, a))
 
     assert teacher.usage.faults == {TOO_LONG: 1}
+    assert answers.pop("u0/5").text in ("Yes", "No")
     assert sorted(answers) == [f"u{number}/3" for number in range(4)]
-    assert (teacher.usage.requests, teacher.usage.answers) == (5, 4)
+    assert (teacher.usage.requests, teacher.usage.answers) == (6, 5)
     tokenizer = AutoTokenizer.from_pretrained(echo_model)
     model = AutoModelForCausalLM.from_pretrained(echo_model, dtype=torch.float32)
     for asked in questions[:4]:

@@ -93,3 +93,20 @@ def test_a_served_model_is_asked_judged_and_never_asked_twice(films, server, tmp
 
     again, usage = distil()
     assert usage.requests == 0 and again.equals(table)
+
+
+def test_a_guided_model_ranks_whole_whatever_it_knows(films, server, tmp_path):
+    writer = PromptWriter(FORMATS["titles"], (), 1, think_before_ranking=True)
+    agent = Agent(Dataset.load(films), writer, 5, 1500, constrained=False)
+    settings = DistillSettings(users=2, min_score=0.0, rethinks=0, seed=0, guided=True)
+    teacher = EndpointTeacher(EndpointSettings(server, "tiny", temperature=1.0, max_tokens=512))
+    with Journal(tmp_path / "journal.jsonl", teacher.name) as journal:
+        table = Distillation(agent, load_targets(films), teacher, journal, settings).run()
+    assert not teacher.usage.faults
+    rankings = [row for row in table.to_pylist() if row["kind"] == "rank"]
+    assert len(rankings) >= 2
+    for row in rankings:
+        assert row["verdict"] in ("kept", "no rationale")  # letters at random may hold no word
+        candidates = agent.dataset.case(row["case_id"]).candidates
+        assert sorted(row["ranking"]) == sorted(item.item_id for item in candidates)
+        assert len(row["reply"].splitlines()) == len(candidates)
