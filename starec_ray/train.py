@@ -258,7 +258,13 @@ def _write_rollouts(algo: STARec, run: RunDir, titles: Mapping[str, str]) -> Non
 
 def _note(line: dict[str, Any]) -> str:
     if line["stage"] == "anchor":
-        return f"NLL {line.get('loss', math.nan):.3f}"
+        parts = [f"NLL {line.get('loss', math.nan):.3f}"]
+        if "held_out_nll" in line:
+            parts.append(f"held out {line['held_out_nll']:.3f}")
+        if users := line.get("validation"):
+            parts.append(f"NDCG@10 {100 * users['ndcg@10']:.1f}")
+            parts.append(f"malformed {100 * users['malformed_rate']:.0f} %")
+        return ", ".join(parts)
     kl = f", KL {line['kl']:.4f}" if "kl" in line else ""
     return (
         f"reward {line['rank/reward']:+.3f}, NDCG@10 {100 * line['rank/ndcg@10']:.1f}, "
