@@ -189,7 +189,9 @@ def distill(
     out.mkdir(parents=True, exist_ok=True)
     settings = DistillSettings(users, min_score, rethinks, seed, guided)
     # Answers to the same question under other settings are other answers.
-    how = json.dumps([asked.name, temperature, max_tokens, extra_body, popularity_weight, guided])
+    how = json.dumps(
+        [asked.name, temperature, max_tokens, extra_body, popularity_weight, *(["guided"] * guided)]
+    )
     with Journal(out / "journal.jsonl", how) as journal:
         if len(journal):
             console.print(f"going on: {len(journal)} answers are there")
