@@ -104,14 +104,29 @@ def _parameters_in(name: str) -> int:
     return round(float(found[1]) * {"b": 1e9, "m": 1e6}[found[2].lower()])
 
 
-def actor_resources(config: Any, *, learners: bool = True) -> dict[str, float]:
-    """What all actors take together, under Ray's names; a local learner is the driver's."""
-    runners = config.num_env_runners
-    ranks = config.num_learners if learners else 0
-    return {
-        "CPU": runners * config.num_cpus_per_env_runner + ranks * config.num_cpus_per_learner,
-        "GPU": runners * config.num_gpus_per_env_runner + ranks * config.num_gpus_per_learner,
+def actor_bundles(config: Any, *, learners: bool = True) -> list[dict[str, float]]:
+    """What each env runner and each learner takes, under Ray's names; a local learner is the
+    driver's, and reward actors take nothing."""
+    runner = {
+        "CPU": config.num_cpus_per_env_runner,
+        "GPU": config.num_gpus_per_env_runner,
+        **config.custom_resources_per_env_runner,
     }
+    learner = {
+        "CPU": config.num_cpus_per_learner,
+        "GPU": config.num_gpus_per_learner,
+        **(config.custom_resources_per_learner or {}),
+    }
+    return [runner] * config.num_env_runners + [learner] * (config.num_learners if learners else 0)
+
+
+def actor_resources(config: Any, *, learners: bool = True) -> dict[str, float]:
+    """What all actors take together, under Ray's names."""
+    total: dict[str, float] = {"CPU": 0, "GPU": 0}
+    for bundle in actor_bundles(config, learners=learners):
+        for name, amount in bundle.items():
+            total[name] = total.get(name, 0) + amount
+    return total
 
 
 def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:

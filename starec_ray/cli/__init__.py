@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from starec_ray.cli import data
 from starec_ray.cli.distill import distill
+from starec_ray.cli.doctor import doctor
 from starec_ray.cli.evaluate import evaluate
 from starec_ray.cli.rollouts import rollouts
 from starec_ray.cli.train import train
@@ -26,6 +27,7 @@ app.command()(train)
 app.command()(tune)
 app.command()(evaluate)
 app.command()(rollouts)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -1,0 +1,43 @@
+"""`starec doctor`: what a machine or a cluster is missing, before a run finds it out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def doctor(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="Also examine what this recipe wants, and its data.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Replace keys of the recipe."),
+    ] = None,
+    storage: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder that all nodes are to share; may be given more than once."),
+    ] = None,
+    may_grow: Annotated[
+        bool,
+        typer.Option("--may-grow", help="What the cluster lacks is a warning: it may autoscale."),
+    ] = False,
+) -> None:
+    """Examine the cluster of RAY_ADDRESS from each of its nodes, or this machine.
+
+    Versions, devices, object store, ports between the nodes, shared storage; with a recipe also
+    data and model as each node sees them, and what the recipe wants against what is there. A
+    line each, green or with the remedy; the exit code is 1 if anything is red.
+    """
+    from starec_ray.doctor.examine import examine, print_finding  # loads Ray and torch, seconds
+    from starec_ray.recipe import load_recipe
+
+    console = Console()
+    loaded = load_recipe(recipe, overrides or []) if recipe else None
+    found = []
+    for finding in examine(loaded, storage or [], may_grow=may_grow):
+        print_finding(finding, console)
+        found.append(finding.level)
+    if "bad" in found:
+        raise typer.Exit(1)

@@ -1,0 +1,315 @@
+"""What is wrong with a cluster, from what its nodes said: one finding a check."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from starec_ray.doctor.survey import Node
+
+GIB = 2**30
+# Of a learner's GPU, for weights and states; activations and the allocator want the rest.
+LEARNER_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the answer: "good", "warning" (a run may go on), or "bad" (it can't)."""
+
+    check: str
+    level: Literal["good", "warning", "bad"]
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a recipe wants of a cluster.
+
+    Attributes:
+        bundles: what each env runner and learner takes, under Ray's names.
+        weight_bytes: of the whole model, in the run's dtype; 0 if unknown.
+        runner_bytes, learner_bytes: `plan.runner_bytes` and `plan.learner_bytes`.
+        runner_gpus, learner_gpus: of each.
+        gpu_memory_utilization: vLLM's share of a GPU.
+        through_object_store: weights go to the runners that way.
+    """
+
+    bundles: list[dict[str, float]]
+    weight_bytes: float
+    runner_bytes: float
+    learner_bytes: float
+    runner_gpus: float
+    learner_gpus: float
+    num_runners: int
+    num_learners: int
+    gpu_memory_utilization: float
+    through_object_store: bool
+
+
+def check_nodes(nodes: Sequence[Node]) -> Finding:
+    if silent := [node for node in nodes if node.fault]:
+        return Finding(
+            "nodes",
+            "bad",
+            _each({node.name: node.fault for node in silent}),
+            "look at `ray status` and the node's logs; `ray stop && ray start …` brings it back.",
+        )
+    total = _total(nodes)
+    return Finding(
+        "nodes",
+        "good",
+        f"{len(nodes)} alive: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs",
+    )
+
+
+def check_versions(nodes: Sequence[Node], here: Mapping[str, str]) -> Finding:
+    """Args: here: `probe.versions()` of this process."""
+    remedy = "give every node the same image or environment (`make setup`, or the Dockerfile)."
+    if missing := [name for name, version in here.items() if not version]:
+        return Finding("versions", "bad", f"here {', '.join(missing)} isn't installed", remedy)
+    other = {}
+    for node, facts in _answering(nodes):
+        differing = [
+            f"{name} {facts['versions'][name] or 'missing'} instead of {version}"
+            for name, version in here.items()
+            if facts["versions"][name] != version
+        ]
+        if differing:
+            other[node.name] = ", ".join(differing)
+    if other:
+        return Finding("versions", "bad", _each(other), remedy)
+    shown = ", ".join(f"{name} {version}" for name, version in here.items() if name != "code")
+    return Finding("versions", "good", shown)
+
+
+def check_devices(nodes: Sequence[Node]) -> Finding:
+    faults, slow, kinds = {}, {}, []
+    for node, facts in _answering(nodes):
+        counted = node.resources.get("GPU", 0)
+        if facts["gpu_fault"]:
+            faults[node.name] = facts["gpu_fault"]
+        elif counted > len(facts["gpus"]):
+            faults[node.name] = f"Ray counts {counted:g} GPUs, torch sees {len(facts['gpus'])}"
+        if node.resources.get("CPU", 0) > facts["cpus"]:
+            slow[node.name] = f"{node.resources['CPU']:g} CPUs are {facts['cpus']} cores"
+        kinds += [f"{size / GIB:.0f} GiB" for size in facts["gpus"]]
+    if faults:
+        return Finding(
+            "devices",
+            "bad",
+            _each(faults),
+            "install the driver and the CUDA variant, or start Ray with --num-gpus of what is "
+            "there.",
+        )
+    if slow:
+        return Finding(
+            "devices", "warning", _each(slow), "actors take turns: fine for tests, slow for runs."
+        )
+    gpus = f"GPUs of {', '.join(sorted(set(kinds)))}" if kinds else "no GPUs"
+    return Finding("devices", "good", f"{gpus}, as Ray counts them")
+
+
+def check_object_store(nodes: Sequence[Node], wanted: Wanted | None) -> Finding:
+    stores = {node.name: node.resources.get("object_store_memory", 0) for node in nodes}
+    least = min(stores.values(), default=0)
+    weights = wanted.weight_bytes if wanted and wanted.through_object_store else 0
+    if weights > least:
+        return Finding(
+            "object store",
+            "bad",
+            f"a version of the weights is {_size(weights)}, the smallest store {_size(least)}",
+            f"ray start --object-store-memory={int(2 * weights)} on every node, with as large a "
+            "/dev/shm; or weight_transfer: nccl.",
+        )
+    # Ray lays what doesn't fit in /dev/shm onto the disk: slow, and silent.
+    small = {
+        node.name: f"{_size(stores[node.name])}, but /dev/shm is {_size(facts['shm_bytes'])}"
+        for node, facts in _answering(nodes)
+        if facts["shm_bytes"] < stores[node.name]
+    }
+    if small:
+        return Finding(
+            "object store", "warning", _each(small), "give the container a larger --shm-size."
+        )
+    fits = f", a version of the weights is {_size(weights)}" if weights else ""
+    return Finding("object store", "good", f"{_size(least)} or more on every node{fits}")
+
+
+def check_storage(folder: str, nodes: Sequence[Node], fault: str) -> Finding:
+    """Args: fault: why this process can't write there; "" if it can."""
+    remedy = "mount the same storage at the same place on every node (NFS, EFS, Filestore, Lustre)."
+    if fault:
+        return Finding("storage", "bad", f"{folder} can't be written to from here: {fault}", remedy)
+    faults = {
+        node.name: facts["storage"][folder]
+        for node, facts in _answering(nodes)
+        if facts["storage"].get(folder)
+    }
+    if faults:
+        return Finding("storage", "bad", f"{folder}: {_each(faults)}", remedy)
+    alone = "written to; the one node there is sees it"
+    shared = f"written to and seen by {len(nodes)} nodes"
+    return Finding("storage", "good", f"{folder}: {shared if len(nodes) > 1 else alone}")
+
+
+def check_ports(nodes: Sequence[Node]) -> Finding:
+    closed = {
+        node.name: f"can't reach {', '.join(node.unreachable)}"
+        for node in nodes
+        if node.unreachable
+    }
+    if closed:
+        return Finding(
+            "ports",
+            "bad",
+            _each(closed),
+            "open all TCP ports between the nodes (one security group or namespace): learners and "
+            "weight transfer listen on free ports.",
+        )
+    return Finding("ports", "good", f"any of {len(nodes)} nodes reaches any on a free port")
+
+
+def check_inputs(nodes: Sequence[Node], here: Mapping[str, str]) -> Finding:
+    """Args: here: path → SHA-256 of data and traces as this process sees them."""
+    faults = {}
+    for node, facts in _answering(nodes):
+        wrong = [
+            f"{path} {'is another file' if facts['inputs'][path] else 'is not there'}"
+            for path, sha in here.items()
+            if facts["inputs"][path] != sha
+        ]
+        if wrong:
+            faults[node.name] = ", ".join(wrong)
+    if faults:
+        return Finding(
+            "data",
+            "bad",
+            _each(faults),
+            "put data and traces on storage that every node sees, and name them by that path.",
+        )
+    return Finding("data", "good", f"{', '.join(here)}: the same on every node")
+
+
+def check_model(model: str, nodes: Sequence[Node]) -> Finding:
+    faults = {n.name: facts["model"] for n, facts in _answering(nodes) if facts["model"]}
+    if faults:
+        return Finding(
+            "model",
+            "bad",
+            f"{model}: {_each(faults)}",
+            "put it on shared storage: a folder as model.name, or STAREC_CACHE (embedded models) "
+            "or HF_HOME (after `hf download`) set on every node.",
+        )
+    return Finding("model", "good", f"{model}: there, or to be had, on every node")
+
+
+def check_wanted(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Iterator[Finding]:
+    """What a recipe wants against what the cluster has."""
+    total: dict[str, float] = {}
+    for bundle in wanted.bundles:
+        for name, amount in bundle.items():
+            total[name] = total.get(name, 0) + amount
+    total = {name: amount for name, amount in total.items() if amount}
+    there = _total(nodes)
+    short = [
+        f"{amount:g} {name}s are wanted and there are {there.get(name, 0):g}"
+        for name, amount in total.items()
+        if amount > there.get(name, 0)
+    ]
+    grows = "the autoscaler may bring them; `ray status` tells what it does."
+    if short:
+        yield Finding(
+            "resources",
+            "warning" if may_grow else "bad",
+            "; ".join(short),
+            grows if may_grow else "add nodes, or take fewer or smaller env_runners and learners.",
+        )
+    elif homeless := _unplaced(wanted.bundles, nodes):
+        sizes = ", ".join(f"{amount:g} {name}s" for name, amount in homeless.items() if amount)
+        yield Finding(
+            "resources",
+            "warning" if may_grow else "bad",
+            f"enough in all, but no node has {sizes} left for an actor that wants them together",
+            grows if may_grow else "an actor lives on one node: take larger nodes or smaller ones.",
+        )
+    else:
+        sizes = ", ".join(f"{amount:g} {name}s" for name, amount in total.items())
+        yield Finding("resources", "good", f"{sizes} are wanted, and fit the nodes")
+    if wanted.weight_bytes:
+        yield check_memory(wanted, nodes)
+
+
+def check_memory(wanted: Wanted, nodes: Sequence[Node]) -> Finding:
+    """Weights and states against the smallest GPU; without GPUs against all nodes' memory."""
+    gpus = [size for _, facts in _answering(nodes) for size in facts["gpus"]]
+    learner = f"a learner's weights and states take {_size(wanted.learner_bytes)}"
+    if not gpus:
+        ranks = max(1, wanted.num_learners)
+        need = wanted.num_runners * wanted.runner_bytes + ranks * wanted.learner_bytes
+        has = sum(facts["memory_bytes"] for _, facts in _answering(nodes))
+        text = f"actors' weights and states take {_size(need)}, the nodes have {_size(has)}"
+        if need <= has:
+            return Finding("memory", "good", text)
+        return Finding("memory", "bad", text, "a smaller model, fewer actors, or more memory.")
+    least = min(gpus)
+    room = wanted.gpu_memory_utilization * least - wanted.runner_bytes
+    if wanted.learner_gpus and wanted.learner_bytes > LEARNER_SHARE * least:
+        return Finding(
+            "memory",
+            "bad",
+            f"{learner} of the smallest GPU's {_size(least)}, and activations come on top",
+            "more learners, a higher zero_stage (3), a smaller model, or kl_coeff: 0 (no anchor).",
+        )
+    if wanted.runner_gpus and room <= 0:
+        return Finding(
+            "memory",
+            "bad",
+            f"an engine's weights take {_size(wanted.runner_bytes)} of each GPU, of which vLLM "
+            f"may use {_size(wanted.gpu_memory_utilization * least)}",
+            "a higher tensor_parallel_size, or a smaller model.",
+        )
+    return Finding(
+        "memory", "good", f"{learner}, an engine has {_size(room)} of each GPU for its KV cache"
+    )
+
+
+def _unplaced(
+    bundles: Sequence[Mapping[str, float]], nodes: Sequence[Node]
+) -> Mapping[str, float] | None:
+    """The first bundle that finds no node when the largest are placed first; None if all do."""
+    left = [dict(node.resources) for node in nodes]
+    for bundle in sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b.get("CPU", 0))):
+        for room in left:
+            if all(room.get(name, 0) >= amount for name, amount in bundle.items()):
+                for name, amount in bundle.items():
+                    room[name] = room.get(name, 0) - amount
+                break
+        else:
+            return bundle
+    return None
+
+
+def _answering(nodes: Sequence[Node]) -> Iterator[tuple[Node, dict]]:
+    for node in nodes:
+        if node.facts is not None:
+            yield node, node.facts  # type: ignore[misc]
+
+
+def _total(nodes: Sequence[Node]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for node in nodes:
+        for name, amount in node.resources.items():
+            total[name] = total.get(name, 0) + amount
+    return total
+
+
+def _each(faults: Mapping[str, str]) -> str:
+    """One text of all nodes' faults; nodes that say the same are named together."""
+    same: dict[str, list[str]] = {}
+    for node, fault in faults.items():
+        same.setdefault(fault, []).append(node)
+    return "; ".join(f"{', '.join(names)}: {fault}" for fault, names in same.items())
+
+
+def _size(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.0f} MiB"
