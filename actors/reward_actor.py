@@ -83,7 +83,12 @@ class RewardGroup:
         timeout_s: float,
         failures: Failures,
     ) -> None:
-        remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(RewardActor)
+        # Spread, so that a node that is lost takes few of them; a trial's stay in its own place,
+        # which Ray gives them where nothing is asked for.
+        apart = None if ray.util.get_current_placement_group() else "SPREAD"
+        remote: Any = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=apart)(
+            RewardActor
+        )
         self.actors = [remote.remote(data_path, reward_shape) for _ in range(num_actors)]
         self._manager = FaultTolerantActorManager(self.actors)
         self._timeout_s = timeout_s

@@ -17,7 +17,9 @@ def start_ray(settings: dict[str, Any]) -> None:
         return
     here = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    local = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, **settings}
+    # "local": else Ray joins whatever was started last on this machine.
+    own = {"address": "local", "include_dashboard": False, **settings}
+    local = {} if os.environ.get("RAY_ADDRESS") else own
     ray.init(
         log_to_driver=bool(os.environ.get("STAREC_ACTOR_LOGS")),
         runtime_env={"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}},

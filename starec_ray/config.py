@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import gymnasium
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils.from_config import NotProvided
@@ -17,6 +18,7 @@ from learners.module import PlaceholderModule
 from starec_ray.config_checks import check_fields
 from starec_ray.errors import ConfigError
 from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
+from starec_ray.placement import learners_together
 from starec_ray.schemas import TRACE_KINDS
 from starec_ray.traces import TraceSource, trace_files
 
@@ -464,6 +466,10 @@ class STARecConfig(AlgorithmConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(module_class=PlaceholderModule)
+
+    def build_learner_group(self, **given: Any) -> LearnerGroup:
+        place = learners_together(self)
+        return super().build_learner_group(placement_group=place, **given)
 
     def resolve(self) -> Self:
         """Turns names into folders and "auto" into a dtype; called once before actors start.

@@ -13,10 +13,9 @@ from starec_ray.errors import DataError
 from starec_ray.evaluation.evaluate import check_cases
 from starec_ray.models import EMBEDDED, resolve_dtype
 from starec_ray.recipe import Recipe
+from starec_ray.sizing import GIB, learner_bytes, runner_bytes
 from starec_ray.traces import read_traces, trace_files
 
-GIB = 2**30
-ADAM_BYTES = 8  # two moments in float32, a parameter
 REMEDY = (
     "fewer or smaller env_runners and learners, run.ray.num_cpus (on one machine more logical "
     "CPUs than cores will do: its actors take turns), or a larger cluster (RAY_ADDRESS)."
@@ -102,52 +101,6 @@ def _parameters_in(name: str) -> int:
     if found is None:
         return 0
     return round(float(found[1]) * {"b": 1e9, "m": 1e6}[found[2].lower()])
-
-
-def actor_bundles(config: Any, *, learners: bool = True) -> list[dict[str, float]]:
-    """What each env runner and each learner takes, under Ray's names; a local learner is the
-    driver's, and reward actors take nothing."""
-    runner = {
-        "CPU": config.num_cpus_per_env_runner,
-        "GPU": config.num_gpus_per_env_runner,
-        **config.custom_resources_per_env_runner,
-    }
-    learner = {
-        "CPU": config.num_cpus_per_learner,
-        "GPU": config.num_gpus_per_learner,
-        **(config.custom_resources_per_learner or {}),
-    }
-    return [runner] * config.num_env_runners + [learner] * (config.num_learners if learners else 0)
-
-
-def actor_resources(config: Any, *, learners: bool = True) -> dict[str, float]:
-    """What all actors take together, under Ray's names."""
-    total: dict[str, float] = {"CPU": 0, "GPU": 0}
-    for bundle in actor_bundles(config, learners=learners):
-        for name, amount in bundle.items():
-            total[name] = total.get(name, 0) + amount
-    return total
-
-
-def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
-    """Weights, gradients, master copy, Adam's moments and the frozen anchor, of one learner.
-
-    ZeRO 1 shards the optimiser's state over the learners, 2 the gradients too, 3 the weights
-    too; activations come on top.
-    """
-    ranks, stage = max(1, config.num_learners), config.zero_stage
-    master = 4 if bytes_each == 2 else 0
-    weights = parameters * bytes_each / (ranks if stage == 3 else 1)
-    gradients = parameters * bytes_each / (ranks if stage >= 2 else 1)
-    optimiser = parameters * (ADAM_BYTES + master) / ranks
-    anchor = weights if config.kl_coeff > 0 else 0
-    return weights + gradients + optimiser + anchor
-
-
-def runner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
-    """Weights and KV cache of one env runner's engine, on each of its devices."""
-    weights = parameters * bytes_each / config.tensor_parallel_size
-    return weights + (0 if config.num_gpus_per_env_runner else config.kv_cache_gib * GIB)
 
 
 def _table(config: Any, parameters: int, bytes_each: int) -> Table:

@@ -21,7 +21,8 @@ from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.failures import FailureEvent
 from starec_ray.learner_calls import LearnersLostError
-from starec_ray.plan import REMEDY, actor_resources, check_data
+from starec_ray.placement import actor_resources
+from starec_ray.plan import REMEDY, check_data
 from starec_ray.progress import phase
 from starec_ray.recipe import Recipe, changed_keys, resolved_sections
 from starec_ray.run_dir import EVALUATION, RunDir

@@ -5,7 +5,7 @@ import pytest
 from starec_ray.cluster import check_resources
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
-from starec_ray.plan import actor_resources
+from starec_ray.placement import actor_resources
 
 pytestmark = pytest.mark.engine
 

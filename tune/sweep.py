@@ -14,7 +14,8 @@ from starec_ray.algorithm import STARec
 from starec_ray.cluster import check_resources, start_ray
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
-from starec_ray.plan import REMEDY, actor_resources
+from starec_ray.placement import actor_resources
+from starec_ray.plan import REMEDY
 from starec_ray.recipe import Recipe, attribute_of, build, with_values
 from starec_ray.run_dir import RunDir
 from starec_ray.train import train

@@ -28,7 +28,7 @@ class Wanted:
     Attributes:
         bundles: what each env runner and learner takes, under Ray's names.
         weight_bytes: of the whole model, in the run's dtype; 0 if unknown.
-        runner_bytes, learner_bytes: `plan.runner_bytes` and `plan.learner_bytes`.
+        runner_bytes, learner_bytes: `sizing.runner_bytes` and `sizing.learner_bytes`.
         runner_gpus, learner_gpus: of each.
         gpu_memory_utilization: vLLM's share of a GPU.
         through_object_store: weights go to the runners that way.

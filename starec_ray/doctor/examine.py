@@ -13,8 +13,10 @@ from starec_ray.doctor.probe import versions
 from starec_ray.doctor.survey import survey
 from starec_ray.errors import ConfigError
 from starec_ray.models import resolve_dtype, resolve_model
-from starec_ray.plan import actor_bundles, count_parameters, learner_bytes, runner_bytes
+from starec_ray.placement import actor_bundles
+from starec_ray.plan import count_parameters
 from starec_ray.recipe import Recipe
+from starec_ray.sizing import learner_bytes, runner_bytes
 
 MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}
 

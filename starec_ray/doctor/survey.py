@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from starec_ray.doctor import probe
 from starec_ray.doctor.probe import NodeFacts, NodeProbe
 
-ANSWER_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 120.0
 
 
 @dataclass

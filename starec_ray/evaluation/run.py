@@ -10,7 +10,8 @@ from starec_ray.errors import ConfigError
 from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
 from starec_ray.evaluation.session import Session, evaluation_session
-from starec_ray.plan import REMEDY, actor_resources
+from starec_ray.placement import actor_resources
+from starec_ray.plan import REMEDY
 from starec_ray.recipe import Recipe
 from starec_ray.run_dir import RunDir
 
