@@ -11,6 +11,7 @@ from starec_ray.cli.distill import distill
 from starec_ray.cli.doctor import doctor
 from starec_ray.cli.evaluate import evaluate
 from starec_ray.cli.rollouts import rollouts
+from starec_ray.cli.submit import submit
 from starec_ray.cli.train import train
 from starec_ray.cli.tune import tune
 from starec_ray.errors import STARecError
@@ -28,6 +29,14 @@ app.command()(tune)
 app.command()(evaluate)
 app.command()(rollouts)
 app.command()(doctor)
+app.command(
+    # What follows the submitted command is that command's.
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    }
+)(submit)
 
 
 def main() -> None:
