@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayError
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.util.placement_group import remove_placement_group
 
 from actors.logs import last_lines
 from learners.together import LearnerLostError
@@ -88,17 +89,20 @@ class LearnerCalls:
             LearnersLostError: it didn't start, or not within `start_timeout_s`.
         """
         old = self.group
+        place = old._backend_executor._placement_group
         for worker in old._workers or []:
             ray.kill(worker)
         with contextlib.suppress(RayError):  # of those that are gone
             old.shutdown()
+        if place:  # a shutdown that was cut off leaves it taken
+            remove_placement_group(place)
         started: list[LearnerGroup] = []
         errors: list[Exception] = []
 
         def start() -> None:
             try:
                 config = old.config.copy()
-                started.append(LearnerGroup(config=config, module_spec=old._module_spec))
+                started.append(config.build_learner_group(rl_module_spec=old._module_spec))
             except Exception as error:
                 errors.append(error)
 
