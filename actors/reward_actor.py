@@ -85,10 +85,9 @@ class RewardGroup:
     ) -> None:
         # Spread, so that a node that is lost takes few of them; a trial's stay in its own place,
         # which Ray gives them where nothing is asked for.
-        apart = None if ray.util.get_current_placement_group() else "SPREAD"
-        remote: Any = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=apart)(
-            RewardActor
-        )
+        apart: Any = None if ray.util.get_current_placement_group() else "SPREAD"
+        settings = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": apart}
+        remote: Any = ray.remote(**settings)(RewardActor)
         self.actors = [remote.remote(data_path, reward_shape) for _ in range(num_actors)]
         self._manager = FaultTolerantActorManager(self.actors)
         self._timeout_s = timeout_s
