@@ -3,7 +3,9 @@
 A GRPO group is a prompt of P tokens and G answers of R tokens. "padded" is what general trainers
 do: G rows of P + R tokens, logits of the whole vocabulary at the answers, log-softmax, gather.
 "shared" is the learner's own pass (`learners.batching`, `learners.logprobs`). Each runs in a
-process of its own; the float32 runs are compared number by number.
+process of its own, pass by pass in turns, so that both meet the same machine; log-probs and
+gradients are compared number by number. "cpu" figures are the processor's seconds, over all
+threads: the ones to go by on a machine that does other work beside.
 
     python benchmarks/learner.py --json
 """
@@ -14,6 +16,7 @@ import resource
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +33,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learners.batching import plan
 from learners.logprobs import ReplyScorer
+from starec_ray.host_memory import keep_freed_memory
 from starec_ray.models import resolve_model
 from starec_ray.schemas import SEQUENCES
 
@@ -48,7 +52,7 @@ class Task:
     prompt: int
     group: int
     reply: int
-    repeats: int
+    padded_rows: int
     seed: int
 
 
@@ -101,35 +105,69 @@ def shared_logprobs(scorer: ReplyScorer, batch: pa.Table, device: str) -> Tensor
     return logprobs
 
 
-def measure(task: Task, numbers: str) -> dict[str, float]:
-    """Seconds and peak memory of one forward and backward pass; numbers go to a file."""
-    torch.set_num_threads(task.threads)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        task.model_path, dtype=getattr(torch, task.dtype), attn_implementation="sdpa"
-    )
-    model.to(task.device)
-    scorer = ReplyScorer(model)
-    batch = sequences(task)
-    advantages = torch.tensor(batch["advantages"].to_pylist(), device=task.device).flatten()
-    seconds = []
-    for _ in range(task.repeats + 1):
-        model.zero_grad(set_to_none=True)
-        _synchronize(task.device)
-        start = time.perf_counter()
-        if task.way == "padded":
-            logprobs = padded_logprobs(model, batch, task.device)
-        else:
-            logprobs = shared_logprobs(scorer, batch, task.device)
-        (-(advantages * logprobs).mean()).backward()
-        _synchronize(task.device)
-        seconds.append(time.perf_counter() - start)
-    gradients = {n: p.grad.float().cpu() for n, p in model.named_parameters() if p.grad is not None}
-    save_file({"logprobs": logprobs.detach().float().cpu(), **gradients}, numbers)
-    if task.device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": statistics.median(seconds[1:]), "peak_gib": peak / 2**30}
+class Passes:
+    """Forward and backward passes of one way, in a process of its own."""
+
+    def __init__(self, task: Task) -> None:
+        torch.set_num_threads(task.threads)
+        if task.device == "cpu":
+            keep_freed_memory()
+        self.task = task
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            task.model_path, dtype=getattr(torch, task.dtype), attn_implementation="sdpa"
+        )
+        self.model.to(task.device)
+        self.scorer = ReplyScorer(self.model)
+        self.batch = sequences(task)
+        self.logprobs: list[Tensor] = []
+
+    def run(self) -> tuple[float, float]:
+        """Seconds of one forward and backward pass over the group: the clock's, the processor's."""
+        self.model.zero_grad(set_to_none=True)
+        self.logprobs = []
+        rows = self.task.padded_rows if self.task.way == "padded" else 0
+        size = rows or self.task.group
+        _synchronize(self.task.device)
+        start, cpu_start = time.perf_counter(), time.process_time()
+        for i in range(0, self.task.group, size):
+            part = self.batch.slice(i, size)
+            if self.task.way == "padded":
+                logprobs = padded_logprobs(self.model, part, self.task.device)
+            else:
+                logprobs = shared_logprobs(self.scorer, part, self.task.device)
+            advantages = torch.tensor(part["advantages"].to_pylist(), device=self.task.device)
+            loss = -(advantages.flatten() * logprobs).sum()
+            (loss / (self.task.group * self.task.reply)).backward()
+            self.logprobs.append(logprobs.detach().float().cpu())
+        _synchronize(self.task.device)
+        return time.perf_counter() - start, time.process_time() - cpu_start
+
+    def save(self, path: str) -> None:
+        """The last pass's numbers."""
+        gradients = {
+            name: parameter.grad.float().cpu()
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None
+        }
+        save_file({"logprobs": torch.cat(self.logprobs), **gradients}, path)
+
+    def peak_gib(self) -> float:
+        """Most memory held at once: of the GPU, or of the process."""
+        if self.task.device == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+_passes: Passes
+
+
+def _begin(task: Task) -> None:
+    global _passes
+    _passes = Passes(task)
+
+
+def _ask(method: str, *args: Any) -> Any:
+    return getattr(_passes, method)(*args)
 
 
 def _synchronize(device: str) -> None:
@@ -138,11 +176,12 @@ def _synchronize(device: str) -> None:
 
 
 def compare(args: argparse.Namespace, shape: str, dtype: str) -> dict[str, Any]:
-    """Both ways on one shape, each in its own process."""
+    """Both ways on one shape, in turns."""
     prompt, group, reply = map(int, shape.split(":"))
     path = resolve_model(args.model)
     results: dict[str, Any] = {"shape": shape, "dtype": dtype}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        ways = {}
         for way in ("padded", "shared"):
             task = Task(
                 way=way,
@@ -153,18 +192,31 @@ def compare(args: argparse.Namespace, shape: str, dtype: str) -> dict[str, Any]:
                 prompt=prompt,
                 group=group,
                 reply=reply,
-                repeats=args.repeats,
+                padded_rows=args.padded_rows,
                 seed=args.seed,
             )
-            with get_context("spawn").Pool(1) as process:
-                numbers = str(Path(folder) / f"{way}.safetensors")
-                results[way] = process.apply(measure, (task, numbers))
-            tokens = group * (prompt + reply)
-            results[way]["tokens_per_second"] = tokens / results[way]["seconds"]
-        padded, shared = (
-            load_file(Path(folder) / f"{w}.safetensors") for w in ("padded", "shared")
-        )
+            ways[way] = stack.enter_context(get_context("spawn").Pool(1, _begin, (task,)))
+        seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        for repeat in range(args.repeats + 1):
+            for way, process in ways.items():
+                took = process.apply(_ask, ("run",))
+                if repeat:  # the first warms up
+                    seconds[way].append(took)
+        numbers = {}
+        for way, process in ways.items():
+            file = Path(folder) / f"{way}.safetensors"
+            process.apply(_ask, ("save", str(file)))
+            numbers[way] = load_file(file)
+            took, cpu_took = map(statistics.median, zip(*seconds[way], strict=True))
+            results[way] = {
+                "seconds": took,
+                "cpu_seconds": cpu_took,
+                "tokens_per_second": group * (prompt + reply) / took,
+                "peak_gib": process.apply(_ask, ("peak_gib",)),
+            }
+    padded, shared = numbers["padded"], numbers["shared"]
     results["speedup"] = results["padded"]["seconds"] / results["shared"]["seconds"]
+    results["cpu_speedup"] = results["padded"]["cpu_seconds"] / results["shared"]["cpu_seconds"]
     error = (padded.pop("logprobs") - shared.pop("logprobs")).abs().max().item()
     difference = sum((padded[n] - shared[n]).square().sum().item() for n in padded) ** 0.5
     size = sum(g.square().sum().item() for g in padded.values()) ** 0.5
@@ -179,7 +231,14 @@ def main() -> None:
     )
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="P:G:R")
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument(
+        "--padded-rows",
+        type=int,
+        default=0,
+        help="full copies in one forward pass; 0: all of a group (P=1200 takes some 12 GiB in "
+        "float32)",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="after one that warms up")
@@ -187,10 +246,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     args = parser.parse_args()
 
-    rows = [compare(args, shape, dtype) for shape in args.shapes for dtype in args.dtypes]
+    progress = Console(stderr=True)
+    rows = []
+    for shape in args.shapes:
+        for dtype in args.dtypes:
+            rows.append(compare(args, shape, dtype))
+            progress.print_json(json.dumps(rows[-1]), indent=None)
     exact = [row for row in rows if row["dtype"] == "float32"]
     summary = {
-        "speedup": rows[0]["speedup"],
+        "speedup": rows[0]["speedup"],  # of the first shape and dtype asked for
         "max_logprob_error_fp32": max((r["max_logprob_error"] for r in exact), default=None),
         "relative_gradient_error_fp32": max(
             (r["relative_gradient_error"] for r in exact), default=None
