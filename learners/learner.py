@@ -95,7 +95,13 @@ class DeepSpeedLearner(TorchLearner):
         self.engine, *_ = deepspeed.initialize(
             model=scorer, optimizer=optimizer, config=settings, dist_init_required=False
         )
-        self.objective = Objective(config.clip_low, config.clip_high, config.kl_coeff)
+        self.objective = Objective(
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            kl_coeff=config.kl_coeff,
+            ratio_cap=config.ratio_cap,
+            off_policy=config.max_staleness > 0,
+        )
         self.reference: FrozenWeights | None = None
         self.counters = {
             "stage_steps": 0,

@@ -22,6 +22,19 @@ def importance_ratio(logprobs_N: Tensor, sampled_N: Tensor) -> Tensor:
     return (logprobs_N - sampled_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
+def truncated_losses(
+    ratio_N: Tensor, logprobs_N: Tensor, advantages_N: Tensor, cap: float
+) -> Tensor:
+    """-min(r, cap)·A·log π, the weight min(r, cap) held constant: (N,).
+
+    Truncated importance sampling (Ionides 2008; as V-trace's ρ̄ in IMPALA, arXiv 1802.01561): of
+    rollouts that older weights sampled, each token counts by how likely the weights of now make
+    it, up to a cap that bounds the variance. No token loses its gradient, and the bias is that of
+    the tokens above the cap alone.
+    """
+    return -ratio_N.detach().clamp(max=cap) * advantages_N * logprobs_N
+
+
 def clipped(ratio_N: Tensor, advantages_N: Tensor, clip_low: float, clip_high: float) -> Tensor:
     """Where clipping holds the gradient back: (N,) bool."""
     too_high = (advantages_N > 0) & (ratio_N > 1 + clip_high)
@@ -48,11 +61,17 @@ def kl_losses(logprobs_N: Tensor, reference_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The coefficients of the loss."""
+    """The coefficients of the loss.
+
+    `off_policy` takes the truncated policy loss, for rollouts of older weights, else the clipped
+    one.
+    """
 
     clip_low: float
     clip_high: float
     kl_coeff: float
+    ratio_cap: float
+    off_policy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +83,7 @@ class TokenStats:
     ratio: Tensor
     ratio_max: Tensor
     clipped: Tensor
+    truncated: Tensor
     logprob_gap: Tensor
     entropy: Tensor
 
@@ -82,15 +102,18 @@ def token_loss(
     """This micro-batch's part of the batch's loss (a scalar), and its statistics.
 
     The anchor's tokens take their negative log-likelihood times their trace's weight (in
-    `advantages_N`), the others the clipped policy loss
-    and, with a reference, `kl_coeff` times the KL estimate. `component_weights` (len(COMPONENTS),)
+    `advantages_N`), the others the clipped or the truncated policy loss and, with a reference,
+    `kl_coeff` times the KL estimate. `component_weights` (len(COMPONENTS),)
     is 1 / N_c. All (N,) tensors are float32 but `components_N` (int64, index into COMPONENTS).
     """
     is_policy_N = components_N != ANCHOR
     # The anchor's traces have no sampled log-probs: their ratio is set to 1.
     sampled_N = torch.where(is_policy_N, sampled_N, logprobs_N.detach())
     ratio_N = importance_ratio(logprobs_N, sampled_N)
-    policy_N = policy_losses(ratio_N, advantages_N, objective.clip_low, objective.clip_high)
+    if objective.off_policy:
+        policy_N = truncated_losses(ratio_N, logprobs_N, advantages_N, objective.ratio_cap)
+    else:
+        policy_N = policy_losses(ratio_N, advantages_N, objective.clip_low, objective.clip_high)
     losses_N = torch.where(is_policy_N, policy_N, -logprobs_N * advantages_N)
     kl_N = torch.zeros_like(losses_N)
     if reference_N is not None:
@@ -108,6 +131,7 @@ def token_loss(
             ratio=policy_ratio_N.sum(),
             ratio_max=policy_ratio_N.max() if len(losses_N) else policy_ratio_N.sum(),
             clipped=(clipped_N & is_policy_N).sum(),
+            truncated=(policy_ratio_N > objective.ratio_cap).sum(),
             logprob_gap=(logprobs_N - sampled_N).abs().sum(),
             entropy=entropy_N.sum(),
         )

@@ -8,49 +8,36 @@ import functools
 import json
 import math
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pyarrow as pa
-import pyarrow.compute as pc
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from transformers import AutoTokenizer
 
 from actors.reward_actor import RewardGroup
 from actors.weight_transfer.choice import weight_transfer
-from starec_ray import sequences
 from starec_ray.agent.agent import Agent
-from starec_ray.agent.tasks import RankTask, Task
+from starec_ray.ahead import SamplesAhead
 from starec_ray.alarms import Alarms
 from starec_ray.anchor import AnchorData
 from starec_ray.case_order import CaseOrder
 from starec_ray.checkpoints import FORMAT, PROGRESS, progress_of
+from starec_ray.collect import Clock, Collector
 from starec_ray.config import STARecConfig
-from starec_ray.credit import rank_advantages, reply_advantages
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import STARecError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.failures import Failures
 from starec_ray.learner_calls import LearnerCalls
 from starec_ray.ledger import Ledger
-from starec_ray.reflection import (
-    follow_up_tasks,
-    reflect_tasks,
-    reflection_rewards,
-    revealed,
-)
-from starec_ray.report import rollout_report
 from starec_ray.sampling import RunnerPool
 from starec_ray.traces import gather_traces, trace_files
 
-# Tasks draw their seeds from one seed upwards: requests of one iteration keep this far apart.
-SEED_STEP = 100_000
 MODEL = "model"  # a folder of a trial's checkpoint
 BEST_EPOCH = "best_epoch"  # of the anchor: a folder beside the run's state, and in checkpoints
 
@@ -90,7 +77,17 @@ class STARec(Algorithm):
         )
         self.reward_group = RewardGroup.from_config(config, self.failures)
         self.transfer = weight_transfer(config)
-        self.cases = CaseOrder(self.dataset.case_ids("train"), config.seed)
+        self.collector = Collector(
+            config,
+            self.agent,
+            self.dataset,
+            self.runners,
+            self.reward_group,
+            CaseOrder(self.dataset.case_ids("train"), config.seed),
+        )
+        self.ahead = SamplesAhead(
+            self.collector.collect, self.runners.load_weights, config.max_staleness
+        )
         self.anchored = False  # stage one is over, and the anchor frozen
         self.anchor_updates_done = 0
         self.iterations_done = 0  # of stage two
@@ -139,7 +136,7 @@ class STARec(Algorithm):
         with self._timed("update"):
             steps = [self._update(data.batch(step), "anchor") for step in range(done, last)]
         self.report |= {key: float(np.mean([step[key] for step in steps])) for key in steps[0]}
-        self.report["traces_too_long"] = data.too_long
+        self.report |= {"traces_too_long": data.too_long, **self.collector.memory()}
         self.anchor_updates_done = last
         self._sync_weights()
         if last == epoch_ends:
@@ -171,52 +168,19 @@ class STARec(Algorithm):
             shutil.rmtree(best, ignore_errors=True)
 
     def _reinforce(self) -> None:
-        """Stage two: rank → feedback → reflect → rank again → GRPO on both kinds of rollout."""
-        config = self.config
-        seed = config.seed + 10 * SEED_STEP * (self.iterations_done + 1)
+        """Stage two: GRPO on the rollouts of an iteration (`starec_ray.collect`)."""
         if not self.anchored:  # there was no stage one
             self.freeze_anchor()
-        tasks = [
-            RankTask(case_id, self.agent.initial_summary(case_id))
-            for case_id in self.cases.take(config.cases_per_iteration)
-        ]
-        ranked = self._sample("rank", tasks, config.group_size, seed)
-        with self._timed("score"):
-            scores = self.reward_group.score(ranked)
-        rewards = scores.column("reward").to_numpy()
-        advantages = rank_advantages(ranked, scores, self.dataset, config)
-        batch = [sequences.from_rollouts("rank", ranked, advantages, first_group=0)]
-        ranks = scores.column("target_rank").to_numpy()
-        report = rollout_report("rank", ranked, rewards, advantages, ranks)
-        kept = [_scored(ranked, scores, advantages, "rank")]
-
-        reflecting = reflect_tasks(tasks, ranked, scores, self.dataset, config.reflect_share, seed)
-        if reflecting:
-            reflected = self._sample("reflect", reflecting, config.group_size, seed + SEED_STEP)
-            follow_ups = follow_up_tasks(reflected, self.dataset)
-            followed = self._sample("rank_again", follow_ups, 1, seed + 2 * SEED_STEP)
-            self.ledger.followed_up += len(followed)
-            with self._timed("score"):
-                follow_scores = self.reward_group.score(followed)
-            rewards = reflection_rewards(reflected, follow_scores)
-            advantages = reply_advantages(rewards, reflected.column("task").to_numpy())
-            batch.append(
-                sequences.from_rollouts("reflect", reflected, advantages, first_group=len(tasks))
-            )
-            report |= rollout_report("reflect", reflected, rewards, advantages)
-            follow_rewards = follow_scores.column("reward").to_numpy()
-            ranks = follow_scores.column("target_rank").to_numpy()
-            report |= rollout_report("rank_again", followed, follow_rewards, None, ranks)
-            kept += [
-                _scored(reflected, revealed(reflecting, reflected), advantages, "reflect", rewards),
-                _scored(followed, follow_scores, [np.zeros(1)] * len(followed), "rank_again"),
-            ]
-
+        with self._timed("wait_for_rollouts"):
+            batch = self.ahead.take(self.iterations_done)
+        self.ledger.add(batch.ledger)
+        self.report |= batch.report
+        self.report["staleness"] = self.weight_version - batch.weight_version
         with self._timed("update"):
-            self.report |= self._update(pa.concat_tables(batch), "grpo") | report
+            self.report |= self._update(batch.sequences, "grpo")
         self.iterations_done += 1
         self._sync_weights()
-        self.latest_rollouts = pa.concat_tables(kept)
+        self.latest_rollouts = batch.rollouts
 
     def freeze_anchor(self) -> None:
         """Makes the weights of now the anchor that the KL refers to."""
@@ -258,19 +222,6 @@ class STARec(Algorithm):
         each = -(-self.anchor_data.updates_per_epoch // self.config.anchor_updates_per_iteration)
         return self.config.anchor_epochs * each
 
-    def _sample(self, phase: str, tasks: Sequence[Task], rollouts: int, seed: int) -> pa.Table:
-        with self._timed(phase):
-            table = self.runners.sample(
-                tasks,
-                rollouts=rollouts,
-                temperature=self.config.temperature,
-                seed=seed,
-                ledger=self.ledger,
-            )
-        tokens = pc.sum(pc.list_value_length(table.column("reply_ids"))).as_py()
-        self.report[f"tokens_per_second/{phase}"] = tokens / self.report[f"seconds/{phase}"]
-        return table
-
     def _update(self, batch: pa.Table, objective: str) -> dict[str, float]:
         self.latest_update = batch
         metrics = self.learners("update_sequences", batch, objective=objective)[0]
@@ -284,28 +235,22 @@ class STARec(Algorithm):
         with self._timed("weight_transfer"):
             self.weight_version = max(self.weight_version, self.runners.weight_version) + 1
             weights = self.transfer.publish(self.learners, self.weight_version)
-            parts = self.runners.load_weights(weights)
+            parts = self.ahead.offer(weights)
         self.report |= {f"weight_transfer/{part}": seconds for part, seconds in parts.items()}
 
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        key = f"seconds/{phase}"
-        self.report[key] = self.report.get(key, 0.0) + time.perf_counter() - start
+    def _timed(self, phase: str) -> AbstractContextManager[None]:
+        return Clock(self.report)(phase)
 
     def memory(self) -> dict[str, float]:
-        """Resident memory of every actor, bytes, by name; of learners also what of it is the
-        reference's copy, and the peak of their GPU."""
+        """Resident memory of driver and learners, bytes, by name; of learners also what of it is
+        the reference's copy, and the peak of their GPU."""
         driver = {"memory_bytes/driver": float(psutil.Process().memory_info().rss)}
         learner = {
             f"{part.replace('rss', 'memory')}/learner_{i}": float(size)
             for i, parts in enumerate(self.learners("memory"))
             for part, size in parts.items()
         }
-        runner = {f"memory_bytes/{k}": float(v) for k, v in self.runners.memory().items()}
-        rewards = {f"memory_bytes/{k}": v for k, v in self.reward_group.memory().items()}
-        return driver | learner | runner | rewards
+        return driver | learner
 
     def evaluate(
         self,
@@ -324,6 +269,7 @@ class STARec(Algorithm):
         Returns:
             {split: {"ndcg@10": …, "mrr": …, …, "malformed_rate": …}}, fractions 0 … 1.
         """
+        self.ahead.settle()
         result = evaluate_agent(
             self.runners,
             self.agent,
@@ -358,19 +304,18 @@ class STARec(Algorithm):
             "anchor_updates_done": self.anchor_updates_done,
             "best_epoch_score": self.best_epoch_score,
             "iterations_done": self.iterations_done,
-            "cases_taken": self.cases.taken,
             "ledger": self.ledger.state(),
             "weight_version": self.weight_version,
             "inputs": self.config.input_hashes(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
+        self.ahead.forget()
         self._iteration = state["training_iteration"]
         self.anchored = state["anchored"]
         self.anchor_updates_done = state["anchor_updates_done"]
         self.best_epoch_score = state["best_epoch_score"]
         self.iterations_done = state["iterations_done"]
-        self.cases.taken = state["cases_taken"]
         self.ledger = Ledger.from_state(state["ledger"])
         self.weight_version = state["weight_version"]
 
@@ -431,31 +376,10 @@ class STARec(Algorithm):
         return []
 
     def cleanup(self) -> None:
+        if hasattr(self, "ahead"):
+            self.ahead.stop()
         if hasattr(self, "reward_group"):
             self.reward_group.stop()
         if hasattr(self, "runners"):
             self.runners.stop()
         super().cleanup()
-
-
-def _scored(
-    rollouts: pa.Table,
-    scores: pa.Table,
-    advantages: Sequence[np.ndarray],
-    kind: str,
-    rewards: np.ndarray | None = None,
-) -> pa.Table:
-    """Rollouts with what was said of them, for the run directory; token columns left out."""
-    table = rollouts.drop_columns(["prompt_ids", "reply_ids", "logprobs"])
-    columns = {
-        "reward": pa.array(
-            scores.column("reward").to_numpy() if rewards is None else rewards, pa.float32()
-        ),
-        "advantage": pa.array([float(each.mean()) for each in advantages], pa.float32()),
-        "target_rank": scores.column("target_rank"),
-        "chosen": scores.column("chosen"),
-    }
-    table = table.set_column(0, "kind", pa.array([kind] * len(table), pa.string()))
-    for name, column in columns.items():
-        table = table.append_column(name, column)
-    return table

@@ -88,6 +88,8 @@ class STARecConfig(AlgorithmConfig):
         self.kl_coeff = 1e-3
         self.clip_low = 0.2
         self.clip_high = 0.2
+        self.max_staleness = 0
+        self.ratio_cap = 2.0
         self.grad_clip = 1.0
         self.weight_decay = 0.0
         self.warmup_steps = 0
@@ -275,6 +277,8 @@ class STARecConfig(AlgorithmConfig):
         kl_coeff: float = NotProvided,
         clip_low: float = NotProvided,
         clip_high: float = NotProvided,
+        max_staleness: int = NotProvided,
+        ratio_cap: float = NotProvided,
         weight_decay: float = NotProvided,
         warmup_steps: int = NotProvided,
         lr: float | list = NotProvided,
@@ -291,6 +295,11 @@ class STARecConfig(AlgorithmConfig):
             temperature: of sampling; log-probs are those of this temperature.
             kl_coeff: weight of the KL to the frozen anchor; 0 keeps no copy of it.
             clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+            max_staleness: updates that the weights may make between the sampling of a rollout
+                and the update that learns from it. 0 samples and trains in turns, strictly
+                on-policy; from 1 on the next iterations are sampled while one trains, and the
+                clipped policy loss gives way to truncated importance sampling.
+            ratio_cap: largest weight of a token under truncated importance sampling.
             weight_decay: AdamW's.
             warmup_steps: optimiser steps of linear warm-up, in each stage.
             lr: learning rate of this stage: a number, or a schedule [[step, value], …] that
@@ -307,6 +316,8 @@ class STARecConfig(AlgorithmConfig):
             kl_coeff=kl_coeff,
             clip_low=clip_low,
             clip_high=clip_high,
+            max_staleness=max_staleness,
+            ratio_cap=ratio_cap,
             weight_decay=weight_decay,
             warmup_steps=warmup_steps,
         )

@@ -42,6 +42,7 @@ POSITIVE = (
     "max_num_seqs",
     "clip_low",
     "clip_high",
+    "ratio_cap",
     "tensor_parallel_size",
     "validation_cases",
     "max_skipped_steps",
@@ -49,6 +50,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "kl_coeff",
+    "max_staleness",
     "weight_decay",
     "warmup_steps",
     "anchor_epochs",
@@ -104,6 +106,13 @@ def check_fields(config: Any) -> None:
         raise _wrong(config, "weight_transfer", "each learner and each runner needs a GPU for it.")
     if config.weight_transfer == "gloo" and max(gpus) > 0:
         raise _wrong(config, "weight_transfer", "between GPUs it is nccl.")
+    if config.max_staleness > 0 and config.weight_transfer != "object_store":
+        raise _wrong(
+            config,
+            "weight_transfer",
+            "a broadcast needs the learners, who train while max_staleness is above 0: it must be "
+            "object_store then.",
+        )
     if gpus[1] > 0 and config.tensor_parallel_size != max(1, gpus[1]):
         raise _wrong(
             config,

@@ -40,6 +40,11 @@ class Ledger:
             self.skipped += batch
         self.trained = trained
 
+    def add(self, other: "Ledger") -> None:
+        """Counts what another ledger counted as well."""
+        for name, count in asdict(other).items():
+            setattr(self, name, getattr(self, name) + count)
+
     def report(self) -> dict[str, int]:
         """For the metrics: {"rollouts/asked": …, …}."""
         counts = asdict(self) | {"waiting": self.waiting}

@@ -75,6 +75,7 @@ def train(
             _train(algo, recipe, run, checkpoints, console, start)
             plot_training(run.read_metrics(), run.path / "training.png")
             if recipe.run.evaluate:
+                algo.ahead.forget()  # the env runners are free to be asked
                 rewards = algo.reward_group
                 session = Session(SavedModels(algo.runners), algo.agent, algo.dataset, rewards)
                 untrained = Path(algo.config.model_path)

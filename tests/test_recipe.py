@@ -44,6 +44,11 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
         ({"learners": {"zero_stage": 4}}, "zero_stage is 4"),
         ({"env_runners": {"num_env_runners": 0}}, "num_env_runners is 0"),
         ({"training": {"reflect_share": 1.5}}, "reflect_share is 1.5"),
+        ({"training": {"max_staleness": -1}}, "max_staleness is -1; it can't be negative"),
+        (
+            {"training": {"max_staleness": 1}, "env_runners": {"weight_transfer": "gloo"}},
+            "weight_transfer is 'gloo'.*must be object_store",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_what_is_wrong(sections, message):

@@ -60,6 +60,8 @@ class LearnerConfig(AlgorithmConfig):
             "kl_coeff": 0.05,
             "clip_low": 0.2,
             "clip_high": 0.28,
+            "max_staleness": 0,
+            "ratio_cap": 2.0,
             "zero_stage": 2,
             "micro_batch_tokens": 90,
             "gradient_checkpointing": False,

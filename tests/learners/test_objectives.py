@@ -11,6 +11,7 @@ from learners.objectives import (
     kl_losses,
     policy_losses,
     token_loss,
+    truncated_losses,
 )
 
 N = 60
@@ -29,40 +30,70 @@ def tokens() -> dict[str, torch.Tensor]:
     }
 
 
-def plain_loss(tokens: dict[str, torch.Tensor], counts: list[int], o: Objective) -> float:
-    """The formulas, token by token."""
-    total = 0.0
+def plain_loss(
+    tokens: dict[str, torch.Tensor], counts: list[int], o: Objective
+) -> tuple[float, list[float]]:
+    """The formulas and their derivatives by the log-probs, token by token."""
+    total, gradient = 0.0, []
     for i in range(N):
         logprob, component = tokens["logprobs_N"][i].item(), int(tokens["components_N"][i])
         advantage = tokens["advantages_N"][i].item()
         if COMPONENTS[component] == "anchor":
-            loss = -logprob * advantage  # the trace's weight
+            loss, slope = -logprob * advantage, -advantage  # the trace's weight
         else:
             ratio = math.exp(logprob - tokens["sampled_N"][i].item())
             bounded = min(max(ratio, 1 - o.clip_low), 1 + o.clip_high)
             d = tokens["reference_N"][i].item() - logprob
-            loss = -min(ratio * advantage, bounded * advantage)
+            if o.off_policy:
+                weight = min(ratio, o.ratio_cap)
+                loss, slope = -weight * advantage * logprob, -weight * advantage
+            else:
+                loss = -min(ratio * advantage, bounded * advantage)
+                slope = -ratio * advantage if loss == -ratio * advantage else 0.0
             loss += o.kl_coeff * (math.exp(d) - d - 1)
+            slope += o.kl_coeff * (1 - math.exp(d))
         total += loss / counts[component]
-    return total
+        gradient.append(slope / counts[component])
+    return total, gradient
 
 
-def test_the_loss_is_the_formula_summed_token_by_token(tokens):
-    objective = Objective(clip_low=0.2, clip_high=0.28, kl_coeff=0.1)
+@pytest.mark.parametrize("off_policy", [False, True], ids=["clipped", "truncated"])
+def test_the_loss_and_its_gradient_are_the_formula_token_by_token(tokens, off_policy):
+    objective = Objective(0.2, 0.28, kl_coeff=0.1, ratio_cap=1.5, off_policy=off_policy)
     counts = [37, 11, 23]  # of the whole batch, so not those of these tokens
     weights = 1 / torch.tensor(counts)
     loss, _ = token_loss(objective, **tokens, component_weights=weights)
-    assert loss.item() == pytest.approx(plain_loss(tokens, counts, objective), rel=1e-5)
+    loss.backward()
+    exact, gradient = plain_loss(tokens, counts, objective)
+    assert loss.item() == pytest.approx(exact, rel=1e-5)
+    assert tokens["logprobs_N"].grad.tolist() == pytest.approx(gradient, rel=1e-4, abs=1e-7)
+
+
+def test_truncation_is_unbiased_below_the_cap_and_bounded_above_it():
+    torch.manual_seed(0)
+    policy = torch.randn(30, requires_grad=True)
+    sampled = torch.randn(30).softmax(dim=0)
+    advantages = torch.randn(30)
+    logprobs = policy.log_softmax(dim=0)
+    on_policy = (logprobs.exp().detach() * -advantages * logprobs).sum()
+    (exact,) = torch.autograd.grad(on_policy, policy, retain_graph=True)
+    ratio = importance_ratio(logprobs, sampled.log())
+    # The expectation over what the older policy samples.
+    for cap, within in ((ratio.max().item(), True), (1.0, False)):
+        losses = truncated_losses(ratio, logprobs, advantages, cap)
+        (found,) = torch.autograd.grad((sampled * losses).sum(), policy, retain_graph=True)
+        assert torch.allclose(found, exact, atol=1e-6) == within
 
 
 def test_statistics_count_rollouts_and_traces_apart(tokens):
-    objective = Objective(clip_low=0.2, clip_high=0.28, kl_coeff=0.1)
+    objective = Objective(0.2, 0.28, kl_coeff=0.1, ratio_cap=1.5, off_policy=False)
     _, stats = token_loss(objective, **tokens, component_weights=torch.ones(3))
     policy = tokens["components_N"] != 0
     ratio = (tokens["logprobs_N"] - tokens["sampled_N"]).exp()[policy]
     gap = (tokens["logprobs_N"] - tokens["sampled_N"]).abs()[policy]
     assert stats.ratio.item() == pytest.approx(ratio.sum().item(), rel=1e-5)
     assert stats.ratio_max.item() == pytest.approx(ratio.max().item(), rel=1e-5)
+    assert stats.truncated == (ratio > 1.5).sum() > 0
     assert stats.logprob_gap.item() == pytest.approx(gap.sum().item(), rel=1e-5)
     assert stats.component_kl[0] == 0
     assert stats.component_losses[0].item() == pytest.approx(
@@ -73,7 +104,7 @@ def test_statistics_count_rollouts_and_traces_apart(tokens):
 def test_no_tokens_make_a_loss_of_zero_with_a_gradient(tokens):
     none = {name: tensor[:0] for name, tensor in tokens.items()}
     loss, stats = token_loss(
-        Objective(0.2, 0.2, 0.1), **none, component_weights=torch.ones(len(COMPONENTS))
+        Objective(0.2, 0.2, 0.1, 2.0, False), **none, component_weights=torch.ones(len(COMPONENTS))
     )
     assert loss == 0 and loss.requires_grad and stats.ratio_max == 0
 

@@ -1,0 +1,107 @@
+"""The order of sampling, loading weights and training, and how stale a batch can be."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from actors.weight_transfer.base import Publication
+from starec_ray.ahead import SamplesAhead
+from starec_ray.collect import Batch
+from starec_ray.errors import STARecError
+from starec_ray.ledger import Ledger
+from starec_ray.schemas import ROLLOUTS, SEQUENCES
+
+
+@dataclass
+class Version:
+    version: int
+
+    def deliver(self, runners, call):
+        raise NotImplementedError
+
+
+class Sampler:
+    """Samples nothing, and remembers with which weights."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.version = -1
+        self.collected: list[tuple[int, int]] = []  # iteration, version
+        self.fails_at = fails_at
+
+    def load_weights(self, weights: Publication) -> dict[str, float]:
+        self.version = weights.version
+        return {"load": 0.25}
+
+    def collect(self, number: int) -> Batch:
+        if number == self.fails_at:
+            raise STARecError("no env runner could start")
+        self.collected.append((number, self.version))
+        tables = SEQUENCES.empty_table(), ROLLOUTS.empty_table()
+        return Batch(*tables, report={}, ledger=Ledger(), weight_version=self.version)
+
+
+def queue(sampler: Sampler, max_staleness: int) -> SamplesAhead:
+    ahead = SamplesAhead(sampler.collect, sampler.load_weights, max_staleness)
+    ahead.offer(Version(0))
+    return ahead
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+def test_no_batch_is_staler_than_allowed_and_each_is_sampled_once_in_order(max_staleness):
+    sampler = Sampler()
+    ahead = queue(sampler, max_staleness)
+    staleness = []
+    for updates in range(12):
+        batch = ahead.take(updates)
+        staleness.append(updates - batch.weight_version)
+        ahead.offer(Version(updates + 1))
+    ahead.settle()
+    assert max(staleness) <= max_staleness
+    assert sampler.version == 12
+    numbers = [number for number, _ in sampler.collected]
+    assert numbers == list(range(12 + max_staleness))
+
+
+def test_the_next_iterations_are_sampled_while_one_trains():
+    sampler = Sampler()
+    ahead = queue(sampler, max_staleness=2)
+    assert ahead.take(0).weight_version == 0
+    ahead.settle()  # training takes its time
+    assert [number for number, _ in sampler.collected] == [0, 1, 2]
+    ahead.offer(Version(1))
+    assert ahead.take(1).weight_version == 0
+    ahead.settle()
+    assert sampler.collected[-1] == (3, 1)  # two updates from now it will be two versions old
+
+
+def test_on_policy_nothing_is_sampled_before_it_is_asked_for():
+    sampler = Sampler()
+    ahead = queue(sampler, max_staleness=0)
+    ahead.take(0)
+    assert ahead.offer(Version(1)) == {"load": 0.25}
+    assert sampler.version == 1  # at once
+    assert sampler.collected == [(0, 0)]
+
+
+def test_the_seconds_of_loading_come_with_the_batch_that_waited_for_them():
+    ahead = queue(Sampler(), max_staleness=1)
+    assert ahead.take(0).report == {"weight_transfer/load": 0.25}
+    assert ahead.take(1).report == {}
+
+
+def test_what_was_sampled_ahead_is_sampled_again_after_going_back():
+    sampler = Sampler()
+    ahead = queue(sampler, max_staleness=2)
+    ahead.take(0)
+    ahead.forget()  # a checkpoint is loaded
+    ahead.offer(Version(7))
+    assert ahead.take(1).weight_version == 7
+    assert (1, 7) in sampler.collected
+
+
+def test_a_failure_ahead_is_told_of_when_its_turn_comes():
+    ahead = queue(Sampler(fails_at=2), max_staleness=1)
+    ahead.take(0)
+    ahead.take(1)
+    with pytest.raises(STARecError, match="no env runner could start"):
+        ahead.take(2)
