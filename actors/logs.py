@@ -6,6 +6,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+HEADING = "The last lines of the log of"
 LINES = 12
 READ_BYTES = 20_000
 TIMEOUT_S = 10.0
@@ -27,7 +28,7 @@ def last_lines(name: str, actor: Any) -> str:
         text = ray.get(ready[0]) if ready else ""
     except ray.exceptions.RayError:  # its node is gone too
         text = ""
-    return f"\nThe last lines of the log of {name} (process {pid}):\n{text}" if text else ""
+    return f"\n{HEADING} {name} (process {pid}):\n{text}" if text else ""
 
 
 @ray.remote

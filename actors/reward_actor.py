@@ -137,8 +137,9 @@ class RewardGroup:
                     ) from error
                 except RayError as error:
                     cause = f"reward actor {actor_id}: {error}"
+                    if self._manager.is_actor_healthy(actor_id):  # once for all of its shares
+                        self._failures.lost("reward_actor", actor_id, error)
                     self._manager.set_actor_state(actor_id, False)
-                    self._failures.lost("reward_actor", actor_id, error)
                     if getattr(error, "actor_init_failed", False):  # Ray doesn't try again
                         raise DeadlineError(f"a reward actor can't start; {cause}") from error
         return pa.concat_tables([answers[number] for number in range(len(shares))])

@@ -66,6 +66,7 @@ class SamplesAhead:
         for batch in self._batches.values():
             batch.cancel()
         self._batches.clear()
+        self._offered = None  # of weights that may be gone; whoever goes back publishes its own
         self.settle()
 
     def stop(self) -> None:

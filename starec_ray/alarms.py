@@ -1,5 +1,6 @@
 """When a run has collapsed: limits on what an iteration measured."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ class Alarms:
 
     def __init__(self, config: Any) -> None:
         self._config = config
-        self._skipped = 0.0  # updates left out so far
+        self._skipped = math.inf  # updates left out so far; the first report sets it
         self._skipped_in_a_row = 0
 
     def check(self, report: Mapping[str, Any]) -> None:

@@ -136,6 +136,7 @@ class STARec(Algorithm):
         with self._timed("update"):
             steps = [self._update(data.batch(step), "anchor") for step in range(done, last)]
         self.report |= {key: float(np.mean([step[key] for step in steps])) for key in steps[0]}
+        self.report["skipped_steps"] = steps[-1]["skipped_steps"]  # a count, not a mean
         self.report |= {"traces_too_long": data.too_long, **self.collector.memory()}
         self.anchor_updates_done = last
         self._sync_weights()

@@ -157,10 +157,6 @@ def progress_of(checkpoint: Path) -> dict[str, Any]:
     return progress
 
 
-def _score(checkpoint: Path) -> float:
-    return json.loads((checkpoint / SCORE).read_text())
-
-
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Each file under the folder, by its path in it: {"bytes": n, "sha256": hexadecimal}."""
     return {

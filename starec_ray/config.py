@@ -11,6 +11,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.models import MODEL_DEFAULTS
 from ray.rllib.utils.from_config import NotProvided
+from ray.util.placement_group import remove_placement_group
 
 from actors.env_runner import VLLMEnvRunner
 from learners.learner import DeepSpeedLearner
@@ -480,7 +481,12 @@ class STARecConfig(AlgorithmConfig):
 
     def build_learner_group(self, **given: Any) -> LearnerGroup:
         place = learners_together(self)
-        return super().build_learner_group(placement_group=place, **given)
+        try:
+            return super().build_learner_group(placement_group=place, **given)
+        except BaseException:
+            if place:  # what failed to start gives nothing back
+                remove_placement_group(place)
+            raise
 
     def resolve(self) -> Self:
         """Turns names into folders and "auto" into a dtype; called once before actors start.

@@ -72,7 +72,7 @@ class LearnerCalls:
             ranks = ", ".join(map(str, late))
             self._lose(
                 late[0],
-                f"learner {ranks} of {len(refs)} didn't finish {method} within {timeout_s:.0f} s."
+                f"learner {ranks} of {len(refs)} didn't finish {method} within {timeout_s:g} s."
                 + "".join(last_lines(f"learner {r}", workers[r]) for r in late[:LOGS_SHOWN]),
             )
         return ray.get(refs)

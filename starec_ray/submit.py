@@ -1,6 +1,7 @@
 """A command as a job on a running cluster: what travels with it, what has to lie there already."""
 
 import asyncio
+import json
 import os
 import secrets
 import shlex
@@ -18,11 +19,11 @@ from rich.console import Console
 
 from starec_ray.errors import ConfigError, STARecError
 from starec_ray.recipe import Recipe, load_recipe
+from starec_ray.traces import BUNDLED_TRACES, trace_files
 
 # Parameters of the commands: what the job brings along, and where it writes.
 TRAVELLING = ("recipe", "space")
 WRITTEN = ("run_dir", "out", "run", "storage")
-BUNDLED = "bundled"  # traces that come with the program
 AGENT_TIMEOUT_S = 60.0  # a cluster that has just started takes no jobs yet
 RECONNECT_TIMEOUT_S = 600.0
 RECONNECT_EVERY_S = 2.0
@@ -82,7 +83,7 @@ def make_job(name: str, arguments: Sequence[str], parameters: Mapping[str, Any])
         if parameter in TRAVELLING:
             continue
         for path in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(path, Path) and str(path) != BUNDLED:
+            if isinstance(path, Path):
                 _check_shared("--" + parameter.replace("_", "-"), str(path))
                 storage += [str(path)] * (parameter in WRITTEN)
     for parameter in ("model", "teacher"):
@@ -90,6 +91,11 @@ def make_job(name: str, arguments: Sequence[str], parameters: Mapping[str, Any])
     # An evaluation takes a recipe's prompts alone; its data may be another's.
     if parameters.get("recipe") and name != "evaluate":
         overrides = list(parameters.get("overrides") or [])
+        if traces := parameters.get("traces"):
+            for path in trace_files(traces):
+                if path != BUNDLED_TRACES:
+                    _check_shared("--traces", str(path))
+            overrides.append(f"anchor.traces={json.dumps(traces)}")
         _check_recipe(load_recipe(parameters["recipe"], overrides))
         recipe = [next(iter(files)), *overrides]
     return Job([name, *given], files, storage, recipe)
@@ -191,9 +197,9 @@ def _moved(word: str, path: Path, place: str) -> str:
 def _check_recipe(recipe: Recipe) -> None:
     config = recipe.config
     _check_shared("data.path", config.data_path)
-    for path in config.traces:
-        if path != BUNDLED:
-            _check_shared("anchor.traces", path)
+    for path in trace_files(config.traces):
+        if path != BUNDLED_TRACES:
+            _check_shared("anchor.traces", str(path))
     _check_shared_model("model.name", config.model_name)
 
 

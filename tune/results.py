@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actors.logs import HEADING
 from starec_ray.algorithm import MODEL
 from starec_ray.errors import STARecError
 from starec_ray.recipe import Recipe, RunSettings, attribute_of, with_values
@@ -60,14 +61,15 @@ def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]
     path, trials = metric_path(run.metric), []
     for number in range(len(grid)):
         result = grid[number]
-        assert result.config is not None  # Tune gives every trial one
+        # A result has no settings of a trial that failed before it reported any.
+        settings = grid._experiment_analysis.trials[number].config
         history = result.metrics_dataframe
         checkpoint = result.get_best_checkpoint(path, run.mode) if result.checkpoint else None
         scores = {c.path: _at(m, path) for c, m in result.best_checkpoints or []}
         trials.append(
             Trial(
                 name=str(number + 1),
-                values={key: result.config[attribute_of(key)] for key in space.fields},
+                values={key: settings[attribute_of(key)] for key in space.fields},
                 scores=[]
                 if history is None or path not in history
                 else history[path].dropna().tolist(),
@@ -197,8 +199,10 @@ def _at(metrics: dict[str, Any] | None, path: str) -> float | None:
 
 
 def _cause(error: BaseException | None) -> str:
-    """The last line of an error: behind it stand the stacks of several processes."""
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    """The last line of an error, before the end of an actor's log if it has one: above it stand
+    the stacks of several processes."""
+    said = str(error or "").split(HEADING)[0]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""
 
 

@@ -236,13 +236,20 @@ def check_wanted(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Itera
         sizes = ", ".join(f"{amount:g} {name}s" for name, amount in total.items())
         yield Finding("resources", "good", f"{sizes} are wanted, and fit the nodes")
     if wanted.weight_bytes:
-        yield check_memory(wanted, nodes)
+        yield check_memory(wanted, nodes, may_grow)
 
 
-def check_memory(wanted: Wanted, nodes: Sequence[Node]) -> Finding:
+def check_memory(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Finding:
     """Weights and states against the smallest GPU; without GPUs against all nodes' memory."""
     gpus = [size for _, facts in _answering(nodes) for size in facts["gpus"]]
     learner = f"a learner's weights and states take {_size(wanted.learner_bytes)}"
+    if not gpus and (wanted.learner_gpus or wanted.runner_gpus):
+        return Finding(
+            "memory",
+            "warning" if may_grow else "bad",
+            "no node with a GPU is up",
+            "look again when one is.",
+        )
     if not gpus:
         ranks = max(1, wanted.num_learners)
         need = wanted.num_runners * wanted.runner_bytes + ranks * wanted.learner_bytes

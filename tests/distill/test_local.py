@@ -30,21 +30,21 @@ def test_each_question_is_answered_as_the_model_would_in_its_form_and_one_too_lo
             max_tokens=8,
             cpus_per_engine=1,
             batch_size=2,
-            engine_settings={"max_model_len": 512, "max_num_seqs": 8},
+            engine_settings={"max_model_len": 512, "max_num_seqs": 8, "dtype": "float32"},
         )
     )
-    questions = [*(question(number) for number in range(4)), question(0, words=2000)]
+    questions = [*(question(number) for number in (1, 2, 3)), question(0, words=2000)]
     questions.append(question(0, words=5, grammar='root ::= "Yes" | "No"'))
     answers: dict[str, Answer] = {}
     teacher.answer(questions, lambda q, a: answers.__setitem__(q.task.case_id, a))
 
     assert teacher.usage.faults == {TOO_LONG: 1}
     assert answers.pop("u0/5").text in ("Yes", "No")
-    assert sorted(answers) == [f"u{number}/3" for number in range(4)]
-    assert (teacher.usage.requests, teacher.usage.answers) == (6, 5)
+    assert sorted(answers) == ["u1/3", "u2/3", "u3/3"]
+    assert (teacher.usage.requests, teacher.usage.answers) == (5, 4)
     tokenizer = AutoTokenizer.from_pretrained(echo_model)
     model = AutoModelForCausalLM.from_pretrained(echo_model, dtype=torch.float32)
-    for asked in questions[:4]:
+    for asked in questions[:3]:
         ids = prompt_ids(tokenizer, asked.messages)
         told = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
         answer = answers[asked.task.case_id]
