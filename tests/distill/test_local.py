@@ -1,5 +1,7 @@
 """A teacher in real vLLM, run by Ray Data on a real Ray."""
 
+from collections import Counter
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,18 +40,24 @@ def test_each_question_is_answered_as_the_model_would_in_its_form_and_one_too_lo
     answers: dict[str, Answer] = {}
     teacher.answer(questions, lambda q, a: answers.__setitem__(q.task.case_id, a))
 
-    assert teacher.usage.faults == {TOO_LONG: 1}
     assert answers.pop("u0/5").text in ("Yes", "No")
-    assert sorted(answers) == ["u1/3", "u2/3", "u3/3"]
-    assert (teacher.usage.requests, teacher.usage.answers) == (5, 4)
     tokenizer = AutoTokenizer.from_pretrained(echo_model)
     model = AutoModelForCausalLM.from_pretrained(echo_model, dtype=torch.float32)
+    empty = 0
     for asked in questions[:3]:
         ids = prompt_ids(tokenizer, asked.messages)
         told = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
-        answer = answers[asked.task.case_id]
-        assert answer.text == tokenizer.decode(told, skip_special_tokens=True).strip() != ""
+        # vLLM keeps bytes to itself that aren't a letter yet.
+        text = tokenizer.decode(told, skip_special_tokens=True).rstrip("\ufffd").strip()
+        if not text:
+            empty += 1
+            continue
+        answer = answers.pop(asked.task.case_id)
+        assert answer.text == text
         assert (answer.prompt_tokens, answer.reply_tokens) == (len(ids), len(told))
+    assert not answers and empty < 3
+    assert teacher.usage.faults == +Counter({TOO_LONG: 1, "empty answer": empty})
+    assert (teacher.usage.requests, teacher.usage.answers) == (5, 4 - empty)
 
 
 def test_engines_that_the_cluster_can_never_place_are_refused_at_once(tiny_model, ray_cluster):
