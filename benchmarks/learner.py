@@ -95,7 +95,7 @@ def shared_logprobs(scorer: ReplyScorer, batch: pa.Table, device: str) -> Tensor
     logprobs, _ = scorer(
         tensor("token_ids"),
         tensor("positions"),
-        tensor("segments"),
+        micro_batch.spans,
         tensor("predictors"),
         tensor("targets"),
         torch.ones(len(micro_batch.targets), device=device),

@@ -26,9 +26,10 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
-from learners.batching import COMPONENTS, MicroBatch, Plan, plan
+from learners.batching import MicroBatch, Plan, plan
 from learners.checkpoint import load_optimizer, save_optimizer
 from learners.deepspeed_config import deepspeed_config, prepare_process
+from learners.groups import COMPONENTS
 from learners.logprobs import ReplyScorer
 from learners.metrics import BatchStats
 from learners.objectives import ANCHOR, Objective, token_loss
@@ -314,13 +315,11 @@ class DeepSpeedLearner(TorchLearner):
         )
 
     def _to_device(self, micro_batch: MicroBatch) -> dict[str, Any]:
-        tensors: dict[str, Any] = {
-            name: torch.from_numpy(getattr(micro_batch, name)).to(self.device)
-            for name in MicroBatch.__slots__
+        values = {name: getattr(micro_batch, name) for name in MicroBatch.__slots__}
+        return {
+            name: torch.from_numpy(value).to(self.device) if name != "spans" else value
+            for name, value in values.items()
         }
-        if micro_batch.one_reply_each:
-            tensors["segments"] = None
-        return tensors
 
     def _score(self, tensors: dict[str, Any], temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of the replies: the anchor's at temperature 1."""
@@ -328,7 +327,7 @@ class DeepSpeedLearner(TorchLearner):
         return self.engine(
             tensors["token_ids"],
             tensors["positions"],
-            tensors["segments"],
+            tensors["spans"],
             tensors["predictors"],
             tensors["targets"],
             temperatures_N,

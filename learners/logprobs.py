@@ -1,11 +1,18 @@
 """Log-probs of reply tokens from a causal language model, without the logits of the others."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from learners.batching import PADDING, PROMPT
+from learners.attention import (
+    PACKED_GROUPS,
+    GroupSpan,
+    attention_arguments,
+    attention_windows,
+)
 from starec_ray.errors import ConfigError
 
 # Logits held at once. In float32 a chunk takes 256 MiB, whatever the vocabulary.
@@ -125,13 +132,14 @@ class ReplyScorer(nn.Module):
         check_output_layer(language_model)
         self.language_model = language_model
         self.head = LogProbHead(language_model.get_output_embeddings().weight)
-        self.windows = attention_windows(language_model.config)
+        attention_windows(language_model.config)  # an error before the first step
+        language_model.set_attn_implementation(PACKED_GROUPS)
 
     def forward(
         self,
-        token_ids_BW: Tensor,
-        positions_BW: Tensor,
-        segments_BW: Tensor | None,
+        token_ids_W: Tensor,
+        positions_W: Tensor,
+        spans: Sequence[GroupSpan],
         predictors_N: Tensor,
         targets_N: Tensor,
         temperatures_N: Tensor,
@@ -140,55 +148,16 @@ class ReplyScorer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Log-probs at the temperatures and entropies of the targets: (N,) float32 each.
 
-        Shapes as in `learners.batching.MicroBatch`; without segments attention is plain causal.
+        Shapes as in `learners.batching.MicroBatch`.
         """
-        mask = None
-        if segments_BW is not None:
-            masks = {
-                kind: attention_mask(segments_BW, positions_BW, window)
-                for kind, window in self.windows.items()
-            }
-            mask = masks if len(masks) > 1 else next(iter(masks.values()))
-        hidden_BWD = self.language_model.base_model(
-            input_ids=token_ids_BW,
-            attention_mask=mask,
-            position_ids=positions_BW,
+        hidden_1WD = self.language_model.base_model(
+            input_ids=token_ids_W[None],
+            position_ids=positions_W[None],
             use_cache=False,
+            **attention_arguments(self.language_model.config, spans, positions_W),
         ).last_hidden_state
-        hidden_ND = hidden_BWD.flatten(0, 1).index_select(0, predictors_N)
+        hidden_ND = hidden_1WD[0].index_select(0, predictors_N)
         return self.head(hidden_ND, targets_N, temperatures_N, choice_ids_U, choice_mask_NU)
-
-
-def attention_mask(segments_BW: Tensor, positions_BW: Tensor, window: int | None) -> Tensor:
-    """Who attends to whom: (B, 1, W, W) bool, True where the row's query sees the key.
-
-    A query sees the prompt and its own segment, itself and before, and no further back than
-    `window` positions (None: all).
-    """
-    width = segments_BW.shape[1]
-    causal_WW = torch.ones(width, width, dtype=torch.bool, device=segments_BW.device).tril()
-    queries_BW1, keys_B1W = segments_BW[:, :, None], segments_BW[:, None, :]
-    visible_BWW = causal_WW & ((keys_B1W == PROMPT) | (keys_B1W == queries_BW1))
-    if window is not None:
-        distances_BWW = positions_BW[:, :, None] - positions_BW[:, None, :]
-        # Padding keeps itself, or its softmax has nothing to sum over.
-        visible_BWW &= (distances_BWW < window) | (queries_BW1 == PADDING)
-    return visible_BWW[:, None]
-
-
-def attention_windows(config: PreTrainedConfig) -> dict[str, int | None]:
-    """The kinds of attention layers of a Hugging Face model config, and how far back each sees."""
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds:
-        kinds = {"full_attention" if window is None else "sliding_attention"}
-    unknown = kinds - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ConfigError(
-            f"Models of type {config.model_type!r} have {unknown.pop()!r} layers, for which the "
-            "learner has no shared-prefix mask: choose a model with full or sliding attention."
-        )
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
 
 
 def check_output_layer(language_model: PreTrainedModel) -> None:

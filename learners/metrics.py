@@ -3,7 +3,8 @@
 import torch
 import torch.distributed as dist
 
-from learners.batching import COMPONENTS, Plan
+from learners.batching import Plan
+from learners.groups import COMPONENTS
 from learners.objectives import TokenStats
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from learners.batching import COMPONENTS
+from learners.groups import COMPONENTS
 
 ANCHOR = COMPONENTS.index("anchor")
 # e^20 keeps the ratio finite in float32; the clipped objective is flat long before.

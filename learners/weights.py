@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
+from learners.attention import PACKED_GROUPS
 from learners.tensor_files import TensorWriter
 from starec_ray.errors import ConfigError
 
@@ -29,7 +30,7 @@ def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreT
         model = AutoModelForCausalLM.from_pretrained(
             config.model_path,
             dtype=getattr(torch, config.dtype),
-            attn_implementation="sdpa",
+            attn_implementation=PACKED_GROUPS,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"Can't load the model at {config.model_path!r}: {error}") from error

@@ -1,4 +1,5 @@
 from collections import defaultdict
+from itertools import combinations
 
 import pyarrow as pa
 import pytest
@@ -6,16 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learners.batching import (
-    COMPONENTS,
-    MicroBatch,
-    batch_rows,
-    plan,
-    read_rows,
-    share_out,
-    split,
-)
-from learners.logprobs import attention_mask
+from learners.attention import attention_mask
+from learners.batching import MicroBatch, batch_groups, plan, share_out
+from learners.groups import COMPONENTS, read_groups, split
 from starec_ray.errors import DataError
 from tests.learners.samples import make_sequences
 
@@ -73,15 +67,12 @@ def test_a_reply_token_is_predicted_from_its_prompt_and_the_reply_before_it_alon
     rows = table.to_pylist()
     at = defaultdict(int)
     for m in plan(table, micro_batch_tokens=budget).micro_batches:
-        segments, positions = torch.from_numpy(m.segments), torch.from_numpy(m.positions)
-        visible = attention_mask(segments, positions, None)[:, 0].numpy()
-        width = m.token_ids.shape[1]
+        visible = attention_mask(m.spans, torch.from_numpy(m.positions), None)[0, 0].numpy()
         for row, predictor in zip(m.advantages.astype(int), m.predictors, strict=True):
-            b, q = divmod(predictor, width)
-            context = m.token_ids[b, visible[b, q]].tolist()
+            context = m.token_ids[visible[predictor]].tolist()
             expected = rows[row]["prompt_ids"] + rows[row]["reply_ids"][: at[row]]
             assert context == expected
-            assert m.positions[b, visible[b, q]].tolist() == list(range(len(expected)))
+            assert m.positions[visible[predictor]].tolist() == list(range(len(expected)))
             at[row] += 1
 
 
@@ -90,7 +81,7 @@ def test_a_micro_batch_keeps_the_budget_unless_one_reply_alone_is_wider(shape, b
     for micro_batches in all_micro_batches(numbered(shape), budget, world_size):
         for m in micro_batches:
             if m.token_ids.size > budget:
-                assert len(m.token_ids) == 1 and m.segments.max() <= 1
+                assert len(m.spans) == 1 and len(m.spans[0].replies) <= 1
 
 
 @given(groups, budgets, learners)
@@ -100,32 +91,32 @@ def test_all_learners_run_as_many_micro_batches(shape, budget, world_size):
 
 
 @given(groups, budgets, learners)
-def test_loads_differ_by_no_more_than_the_widest_row(shape, budget, world_size):
-    rows = [part for row in read_rows(numbered(shape)) for part in split(row, budget)]
-    loads = [sum(row.width for row in share) for share in share_out(rows, world_size)]
-    assert max(loads) - min(loads) <= max(row.width for row in rows)
-    assert sum(loads) == sum(row.width for row in rows)
+def test_loads_differ_by_no_more_than_the_widest_group(shape, budget, world_size):
+    parts = [part for group in read_groups(numbered(shape)) for part in split(group, budget)]
+    loads = [sum(part.width for part in share) for share in share_out(parts, world_size)]
+    assert max(loads) - min(loads) <= max(part.width for part in parts)
+    assert sum(loads) == sum(part.width for part in parts)
 
 
 @given(groups, budgets)
-def test_rows_of_a_micro_batch_are_neighbours_in_width(shape, budget):
-    batches = batch_rows(read_rows(numbered(shape)), budget)
-    widths = [row.width for batch in batches for row in batch]
-    assert widths == sorted(widths, reverse=True)
+def test_no_two_micro_batches_would_fit_into_one(shape, budget):
+    parts = [part for group in read_groups(numbered(shape)) for part in split(group, budget)]
+    widths = [sum(part.width for part in batch) for batch in batch_groups(parts, budget)]
+    assert all(one + other > budget for one, other in combinations(widths, 2))
 
 
 def test_a_group_pays_for_its_prompt_once():
     (micro_batch,) = plan(
         make_sequences([("rank", 100, [10] * 8)]), micro_batch_tokens=4096
     ).micro_batches
-    assert micro_batch.token_ids.shape == (1, 100 + 8 * 9)
+    assert micro_batch.token_ids.shape == (100 + 8 * 9,)
 
 
 def test_a_group_wider_than_the_budget_is_split_with_the_prompt_in_each_part():
     micro_batches = plan(
         make_sequences([("rank", 50, [11] * 6)]), micro_batch_tokens=80
     ).micro_batches
-    assert [m.token_ids.shape for m in micro_batches] == [(1, 80), (1, 80)]
+    assert [m.token_ids.shape for m in micro_batches] == [(80,), (80,)]
 
 
 def test_groups_of_two_components_may_have_the_same_number():
@@ -143,7 +134,7 @@ def test_a_learner_without_work_gets_an_empty_micro_batch():
         make_sequences([("rank", 5, [3])]), micro_batch_tokens=100, rank=1, world_size=2
     ).micro_batches
     assert [len(m.targets) for m in share] == [0]
-    assert share[0].token_ids.shape == (1, 1)
+    assert share[0].token_ids.shape == (1,)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -53,14 +52,18 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def packed(model: nn.Module, table: pa.Table, budget: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs, entropies and advantages of all reply tokens, scored in shared-prefix rows."""
+    """Log-probs, entropies and advantages of all reply tokens, scored in packed groups."""
     scorer, found = ReplyScorer(model), []
     for m in plan(table, micro_batch_tokens=budget).micro_batches:
-        tensors = {name: torch.from_numpy(getattr(m, name)) for name in type(m).__slots__}
+        tensors = {
+            name: torch.from_numpy(getattr(m, name))
+            for name in type(m).__slots__
+            if name != "spans"
+        }
         scores = scorer(
             tensors["token_ids"],
             tensors["positions"],
-            None if m.one_reply_each else tensors["segments"],
+            m.spans,
             tensors["predictors"],
             tensors["targets"],
             torch.full((len(m.targets),), TEMPERATURE),
@@ -129,15 +132,6 @@ def test_shared_prefix_scores_and_gradients_equal_plain_rows(
     torch.testing.assert_close(entropy, expected_entropy, atol=1e-5, rtol=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected_grads[name], atol=1e-4, rtol=1e-4)
-
-
-def test_one_reply_a_row_needs_no_mask(tiny_llama):
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama, attn_implementation="sdpa")
-    table = make_sequences([("anchor", 30, [9]), ("anchor", 14, [6]), ("anchor", 22, [1])])
-    (micro_batch,) = plan(table, micro_batch_tokens=500).micro_batches
-    assert micro_batch.one_reply_each
-    found, expected = packed(model, table, 500)[0], plain(model, table)[0]
-    torch.testing.assert_close(found.sort()[0], expected.sort()[0], atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_whose_logits_are_capped_is_refused():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from learners.batching import COMPONENTS
+from learners.groups import COMPONENTS
 from learners.objectives import (
     Objective,
     clipped,
