@@ -123,7 +123,8 @@ class EndpointTeacher:
                     ) from None
                 except REFUSED as error:
                     self._refused += 1
-                    if self._refused >= MOST_REFUSED and not self.usage.answers:
+                    answered = self.usage.answers + self.usage.answers_before
+                    if self._refused >= MOST_REFUSED and not answered:
                         raise ConfigError(
                             f"{settings.base_url} refuses the requests themselves, HTTP "
                             f"{error.status_code}: {error.message}"

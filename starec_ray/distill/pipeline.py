@@ -146,6 +146,7 @@ class Distillation:
 
     def _ask(self, name: str, questions: Sequence[Question]) -> list[Answer | None]:
         """An answer for each question, from the journal where it was asked before."""
+        self.teacher.usage.answers_before = len(self.journal) - self.teacher.usage.answers
         unanswered = {q.key(self.teacher.name): q for q in questions if not self.journal.get(q)}
         if unanswered and not self.teacher.usage.budget_spent:
             with phase(name, len(unanswered)) as progress:

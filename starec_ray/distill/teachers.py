@@ -54,6 +54,7 @@ class Usage:
     tokens: int = 0  # of prompts and replies
     faults: Counter[str] = field(default_factory=Counter)  # requests that failed, by cause
     budget_spent: bool = False
+    answers_before: int = 0  # of earlier processes: they show that the requests are sound
 
 
 Record = Callable[[Question, Answer], None]

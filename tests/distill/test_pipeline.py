@@ -176,3 +176,15 @@ def test_the_bundled_traces_fit_the_demos_data_and_tell_how_they_were_screened(t
     assert {key: record[key] for key in ("verdicts", "ndcg", "tokens", "kept")} == {
         key: summarise(table)[key] for key in ("verdicts", "ndcg", "tokens", "kept")
     }
+
+
+def test_refusals_of_what_is_left_open_do_not_end_a_distillation_that_goes_on(
+    agent, films, tmp_path
+):
+    with teacher_server() as server:
+        distil(agent, films, tmp_path / "j", server)
+    lines = (tmp_path / "j").read_text().splitlines(keepends=True)
+    (tmp_path / "j").write_text("".join(lines[:-6]))
+    with teacher_server(["HTTP 400"] * 4) as server:
+        table, usage = distil(agent, films, tmp_path / "j", server, concurrency=1)
+    assert usage.faults["HTTP 400"] == 4 and table.num_rows > USERS
