@@ -13,6 +13,7 @@ from rich.console import Console
 from starec_ray import submit
 from starec_ray.cli import app
 from starec_ray.errors import ConfigError
+from starec_ray.recipe import load_recipe
 from starec_ray.submit import follow, make_job
 
 DATA = "data.path=/mnt/shared/data"
@@ -37,6 +38,17 @@ def test_the_recipe_travels_and_storage_is_examined_before_the_run():
         *("--run-dir", "/mnt/shared/runs/a b"),
     ]
     assert made.entrypoint(checked=False) == command
+
+
+def test_trace_tables_are_looked_at_from_every_node_too():
+    shared = "/mnt/shared/t.parquet:reflect"
+    given = ["--run-dir", "/x", "--traces", shared, "--traces", "bundled"]
+    made = job("train", "recipes/demo.yaml", DATA, *given)
+    look, command = made.entrypoint(checked=True).split(" && ")
+    overrides = [word for word in shlex.split(look) if "=" in word]
+    assert overrides == [DATA, f'anchor.traces=["{shared}", "bundled"]']
+    assert load_recipe("recipes/demo.yaml", overrides).config.traces == [shared, "bundled"]
+    assert shlex.split(command)[-4:] == given[2:]
 
 
 def test_a_recipe_and_a_space_of_one_name_keep_apart():
@@ -71,6 +83,10 @@ def test_distill_evaluate_and_doctor_travel_too():
         (
             ["train", "recipes/demo.yaml", DATA, "--run-dir", "/x", "--traces", "t.parquet"],
             "--traces is 't.parquet'",
+        ),
+        (
+            ["train", "recipes/demo.yaml", DATA, "--run-dir", "/x", 'anchor.traces=["t.parquet"]'],
+            "anchor.traces is 't.parquet'",
         ),
         (
             ["train", "recipes/demo.yaml", DATA, "--run-dir", "/x", "model.name=./mine"],

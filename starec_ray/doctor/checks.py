@@ -109,16 +109,27 @@ def check_devices(nodes: Sequence[Node]) -> Finding:
     return Finding("devices", "good", f"{gpus}, as Ray counts them")
 
 
-def check_object_store(nodes: Sequence[Node], wanted: Wanted | None) -> Finding:
+def check_object_store(nodes: Sequence[Node], wanted: Wanted | None, may_grow: bool) -> Finding:
+    """A version of the weights against the stores of the nodes that actors may live on."""
     stores = {node.name: node.resources.get("object_store_memory", 0) for node in nodes}
-    least = min(stores.values(), default=0)
     weights = wanted.weight_bytes if wanted and wanted.through_object_store else 0
+    homes = _homes(wanted, nodes) if wanted and weights else nodes
+    least = min((stores[node.name] for node in homes), default=0)
+    if not homes:
+        return Finding(
+            "object store",
+            "warning" if may_grow else "bad",
+            f"a version of the weights is {_size(weights)}, and no node that has room for an actor "
+            "is up",
+            "look again when one is.",
+        )
     if weights > least:
         return Finding(
             "object store",
             "bad",
-            f"a version of the weights is {_size(weights)}, the smallest store {_size(least)}",
-            f"ray start --object-store-memory={int(2 * weights)} on every node, with as large a "
+            f"a version of the weights is {_size(weights)}, the smallest store of a node with room "
+            f"for an actor {_size(least)}",
+            f"ray start --object-store-memory={int(2 * weights)} on these nodes, with as large a "
             "/dev/shm; or weight_transfer: nccl.",
         )
     # Ray lays what doesn't fit in /dev/shm onto the disk: slow, and silent.
@@ -131,8 +142,14 @@ def check_object_store(nodes: Sequence[Node], wanted: Wanted | None) -> Finding:
         return Finding(
             "object store", "warning", _each(small), "give the container a larger --shm-size."
         )
-    fits = f", a version of the weights is {_size(weights)}" if weights else ""
-    return Finding("object store", "good", f"{_size(least)} or more on every node{fits}")
+    if not weights:
+        return Finding("object store", "good", f"{_size(least)} or more on every node")
+    return Finding(
+        "object store",
+        "good",
+        f"{_size(least)} or more where actors have room, a version of the weights is "
+        f"{_size(weights)}",
+    )
 
 
 def check_storage(folder: str, nodes: Sequence[Node], fault: str) -> Finding:
@@ -294,6 +311,20 @@ def _unplaced(
         else:
             return bundle
     return None
+
+
+def _homes(wanted: Wanted, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes that have room for one of the actors that put or read weights."""
+    if not wanted.num_learners:  # the driver's own process learns, wherever it is
+        return list(nodes)
+    return [
+        node
+        for node in nodes
+        if any(
+            all(node.resources.get(name, 0) >= amount for name, amount in bundle.items())
+            for bundle in wanted.bundles
+        )
+    ]
 
 
 def _answering(nodes: Sequence[Node]) -> Iterator[tuple[Node, dict]]:

@@ -17,6 +17,7 @@ from starec_ray.placement import actor_bundles
 from starec_ray.plan import count_parameters
 from starec_ray.recipe import Recipe
 from starec_ray.sizing import learner_bytes, runner_bytes
+from starec_ray.traces import BUNDLED_TRACES
 
 MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}
 
@@ -36,7 +37,12 @@ def examine(recipe: Recipe | None, storage: Sequence[Path], *, may_grow: bool) -
         try:
             recipe.config.check_inputs()
             hashes = recipe.config.input_hashes()
-            inputs = {str(Path(path).absolute()): sha for path, sha in hashes.items()}
+            # The bundled traces come with the program, wherever that lies on a node.
+            inputs = {
+                str(Path(path).absolute()): sha
+                for path, sha in hashes.items()
+                if Path(path) != BUNDLED_TRACES
+            }
         except ConfigError as error:
             yield Finding("data", "bad", str(error))
         try:
@@ -49,7 +55,7 @@ def examine(recipe: Recipe | None, storage: Sequence[Path], *, may_grow: bool) -
     yield checks.check_nodes(nodes)
     yield checks.check_versions(nodes, versions())
     yield checks.check_devices(nodes)
-    yield checks.check_object_store(nodes, wanted)
+    yield checks.check_object_store(nodes, wanted, may_grow)
     yield checks.check_ports(nodes)
     for folder in folders:
         yield checks.check_storage(folder, nodes, faults.get(folder, ""))

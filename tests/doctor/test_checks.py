@@ -55,7 +55,7 @@ def test_a_sound_cluster_is_green_in_every_check():
         checks.check_nodes(TWO),
         checks.check_versions(TWO, VERSIONS),
         checks.check_devices(TWO),
-        checks.check_object_store(TWO, WANTED),
+        checks.check_object_store(TWO, WANTED, may_grow=False),
         checks.check_ports(TWO),
         checks.check_storage("/mnt/shared", TWO, ""),
         checks.check_inputs(TWO, {"/mnt/shared/data/manifest.json": "1"}),
@@ -89,9 +89,25 @@ def test_gpus_that_torch_does_not_see_are_red_and_too_many_logical_cpus_yellow()
 
 def test_the_object_store_has_to_hold_the_weights_and_to_lie_in_memory():
     large = replace(WANTED, weight_bytes=140 * GIB)
-    only(checks.check_object_store(TWO, large), "bad", "140.0 GiB", "--object-store-memory=")
-    only(checks.check_object_store(TWO, replace(large, through_object_store=False)), "good")
-    only(checks.check_object_store([node("n1", shm_bytes=GIB)], None), "warning", "--shm-size")
+    told = "140.0 GiB", "--object-store-memory="
+    only(checks.check_object_store(TWO, large, may_grow=False), "bad", *told)
+    only(checks.check_object_store(TWO, large, may_grow=True), "bad", *told)
+    by_nccl = replace(large, through_object_store=False)
+    only(checks.check_object_store(TWO, by_nccl, may_grow=False), "good")
+    cramped = [node("n1", shm_bytes=GIB)]
+    only(checks.check_object_store(cramped, None, may_grow=False), "warning", "--shm-size")
+
+
+def test_the_object_store_of_a_node_without_room_for_an_actor_may_be_small():
+    head = node("n1", gpus=0)
+    head.resources["object_store_memory"] = GIB
+    fine = checks.check_object_store([head, node("n2")], WANTED, may_grow=False)
+    only(fine, "good", "60.0 GiB or more where actors have room")
+    # A learner that is no actor is the driver's, and that may be anywhere.
+    local = replace(WANTED, num_learners=0)
+    only(checks.check_object_store([head, node("n2")], local, may_grow=False), "bad", "1.0 GiB")
+    only(checks.check_object_store([head], WANTED, may_grow=False), "bad", "no node that has room")
+    only(checks.check_object_store([head], WANTED, may_grow=True), "warning", "when one is")
 
 
 def test_storage_that_a_node_sees_otherwise_is_red():
