@@ -70,7 +70,7 @@ class STARec(Algorithm):
             fault = runners.start_fault()
             runners.stop()
             raise STARecError(f"an env runner could not start: {fault}") from error
-        assert self.env_runner_group and self.learner_group
+        assert self.env_runner_group is not None and self.learner_group is not None
         self.runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
         self.learners = LearnerCalls(
             self.learner_group, config.update_timeout_s, config.start_timeout_s, self.failures
