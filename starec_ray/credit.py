@@ -40,8 +40,9 @@ def candidate_advantages(
     in the place of it that each rollout of the group gave: GRPO's comparison within a group
     (arXiv 2402.03300), made for one action at a time as in COMA (arXiv 1705.08926, eq. 4). A
     grade that could have been any other without moving the target earns nothing, so that the
-    noise of the other grades is left out. Over the whole batch the advantages are scaled to a
-    root mean square of 1 (not within groups: there little would be blown up to much).
+    noise of the other grades is left out. They stay in units of the reward: scaled to one size,
+    the few that are left of a policy that has settled would be blown up, and `kl_coeff` would
+    weigh less and less beside them.
 
     Args:
         rankings: ROLLOUTS [rows], with their grades; rollouts of one `task` are a group.
@@ -54,16 +55,15 @@ def candidate_advantages(
     grades = [np.array(row) for row in rankings.column("grades").to_pylist()]
     case_ids = rankings.column("case_id").to_pylist()
     tasks = rankings.column("task").to_numpy()
-    credits: list[NDArray] = [np.zeros(0)] * len(grades)
+    credits = [np.zeros(0, np.float32)] * len(grades)
     for task in np.unique(tasks):
         rows = np.flatnonzero(tasks == task)
         candidates = dataset.case(case_ids[rows[0]]).candidates
         target = [item.item_id for item in candidates].index(chosen[rows[0]])
         group = grade_credits(np.stack([grades[row] for row in rows]), target, shape)
         for row, credit in zip(rows, group, strict=True):
-            credits[row] = credit
-    size = np.sqrt(np.mean(np.concatenate(credits) ** 2))
-    return [(credit / (size or 1.0)).astype(np.float32) for credit in credits]
+            credits[row] = credit.astype(np.float32)
+    return credits
 
 
 def grade_credits(grades_GN: NDArray, target: int, shape: Shape) -> NDArray[np.float64]:

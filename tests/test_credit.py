@@ -83,11 +83,10 @@ def rollouts(grades: list[list[int]], tasks: list[int]) -> pa.Table:
     )
 
 
-def test_groups_are_compared_among_themselves_and_scaled_together(dataset):
+def test_groups_are_compared_among_themselves(dataset):
     table = rollouts([[0, 5, 5, 9], [0, 5, 5, 1], [7, 7, 7, 7], [7, 7, 7, 7]], [0, 0, 1, 1])
     advantages = candidate_advantages(table, [TARGET] * 4, dataset, REWARD_SHAPES["ndcg"])
     assert not np.any(advantages[2:])
-    assert np.sqrt(np.mean(np.square(advantages))) == pytest.approx(1.0)
     target = int(TARGET)
     assert advantages[0][target] > 0 > advantages[1][target]
 

@@ -114,6 +114,17 @@ def test_what_is_no_learning_rate_is_refused(lr):
         build({"training": {"lr": lr}})
 
 
+def test_credit_by_candidate_is_for_constrained_grades():
+    rewards = {"rewards": {"credit_assignment": "candidate"}}
+    fast = {"think_before_ranking": False, "constrained_decoding": True}
+    assert build(rewards | {"model": fast}).config.credit_assignment == "candidate"
+    for model in ({"reply_format": "grades"}, fast | {"reply_format": "titles"}):
+        with pytest.raises(
+            ConfigError, match=r"credit_assignment is 'candidate'; only constrained"
+        ):
+            build(rewards | {"model": model})
+
+
 def test_resolved_sections_say_every_setting_and_are_a_recipe_again():
     recipe = build({"model": {"name": "some/model"}, "run": {"iterations": 7}})
     sections = resolved_sections(recipe)
