@@ -25,6 +25,7 @@ BEST_RECIPE = "best.yaml"
 BEST_MODEL = "best_model"
 TABLE = "trials.csv"
 PLOT = "sweep.png"
+OUT_OF_MEMORY = "running low on memory"  # in Ray's word on a worker that it killed
 BLUE, RED, GREY = "#2a6f97", "#d1495b", "#9aa5b1"
 
 
@@ -76,7 +77,7 @@ def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]
                 iterations=int((result.metrics or {}).get("iterations_done", 0)),
                 score=scores.get(checkpoint.path) if checkpoint else None,
                 checkpoint=Path(checkpoint.path) if checkpoint else None,
-                cause=_cause(result.error),
+                cause=cause_of(result.error),
             )
         )
     return trials
@@ -198,12 +199,13 @@ def _at(metrics: dict[str, Any] | None, path: str) -> float | None:
     return value
 
 
-def _cause(error: BaseException | None) -> str:
+def cause_of(error: BaseException | None) -> str:
     """The last line of an error, before the end of an actor's log if it has one: above it stand
-    the stacks of several processes."""
+    the stacks of several processes. Ray's word on memory that ran out has its cause higher up."""
     said = str(error or "").split(HEADING)[0]
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""
+    of_memory = [line for line in lines if OUT_OF_MEMORY in line]
+    return (of_memory or lines or [""])[-1][:200]
 
 
 def _percent(value: float | None) -> str:

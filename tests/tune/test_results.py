@@ -6,7 +6,7 @@ from rich.console import Console
 
 from starec_ray.errors import STARecError
 from starec_ray.recipe import build
-from tune.results import MODEL, Trial, best_of, write_results
+from tune.results import MODEL, Trial, best_of, cause_of, write_results
 
 
 def trial(name, score, cause="", folder=None):
@@ -50,3 +50,19 @@ def test_table_plot_recipe_and_model_of_the_best_are_written(trials, tmp_path):
     assert lines[3] == "3,0.001,4,,2,,CUDA is out of memory"
     shown = console.export_text()
     assert "CUDA is out of memory" in shown and shown.index("50.0") < shown.index("30.0")
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("Traceback\n  stack\nValueError: lr is -1", "ValueError: lr is -1"),
+        (
+            "Task was killed.\n1 worker(s) were killed due to the node running low on memory. 22 GB"
+            "\nRefer to the documentation",
+            "1 worker(s) were killed due to the node running low on memory. 22 GB",
+        ),
+        ("", ""),
+    ],
+)
+def test_the_cause_of_a_failed_trial_is_one_line(said, cause):
+    assert cause_of(RuntimeError(said)) == cause
