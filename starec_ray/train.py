@@ -19,7 +19,7 @@ from starec_ray.errors import CollapseError, ConfigError, StorageError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
-from starec_ray.failures import FailureEvent
+from starec_ray.failures import FailureEvent, Relapses
 from starec_ray.learner_calls import LearnersLostError
 from starec_ray.placement import actor_resources
 from starec_ray.plan import REMEDY, check_data
@@ -147,17 +147,21 @@ def _train(
     start: Path | None,
 ) -> None:
     """Both stages, from a checkpoint or the beginning; where learners are lost on the way, they are
-    started again and it goes on from the newest checkpoint."""
+    started again and it goes on from the newest checkpoint, unless that can't help any more."""
     go_back = start is not None
+    relapses = Relapses()
     while True:
+        since = algo.training_iteration
         try:
             if go_back:
                 _go_back(algo, run, start, console)
+                since = algo.training_iteration
             _iterate(algo, recipe, run, checkpoints, console)
             return
         except LearnersLostError as error:
             if is_full(error, run.path):
                 raise
+            relapses.lost(since, algo.training_iteration, error)
             start, go_back = _newest(checkpoints, console), True
 
 
