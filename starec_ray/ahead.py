@@ -20,6 +20,10 @@ class SamplesAhead:
         collect: samples the iteration of a number.
         load_weights: brings a published version to the env runners; returns seconds by part.
         max_staleness: iterations that sampling may be ahead.
+
+    Attributes:
+        end: the first iteration that nobody will take, so that none is sampled in vain; None where
+            that isn't known.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class SamplesAhead:
         self._collect = collect
         self._load_weights = load_weights
         self._max_staleness = max_staleness
+        self.end: int | None = None
         self._batches: dict[int, Future[Batch]] = {}
         self._offered: Publication | None = None  # not loaded yet
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sampling")
@@ -51,7 +56,10 @@ class SamplesAhead:
         """
         if not self._max_staleness:
             return self._collect(number)
-        for later in range(number, number + self._max_staleness + 1):
+        behind = number + self._max_staleness + 1
+        if self.end is not None:
+            behind = max(number + 1, min(behind, self.end))
+        for later in range(number, behind):
             if later not in self._batches:
                 self._batches[later] = self._thread.submit(self._load_and_collect, later)
         return self._batches.pop(number).result()

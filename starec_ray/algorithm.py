@@ -377,6 +377,8 @@ class STARec(Algorithm):
         return []
 
     def cleanup(self) -> None:
+        if hasattr(self, "failures"):
+            self.failures.close()  # what is still being sampled loses its actors now
         if hasattr(self, "ahead"):
             self.ahead.stop()
         if hasattr(self, "reward_group"):

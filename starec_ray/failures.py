@@ -47,6 +47,7 @@ class Failures:
         self._recent: deque[float] = deque()
         self._lost_at: dict[tuple[str, int], float] = {}
         self._counts: Counter[str] = Counter()
+        self._closed = False
         self.tell: Callable[[FailureEvent], None] = lambda event: None
 
     @classmethod
@@ -59,6 +60,8 @@ class Failures:
         Raises:
             TooManyFailuresError: this was one too many; names them and the cause.
         """
+        if self._closed:
+            return
         now = time.time()
         self._counts[kind] += 1
         self._lost_at.setdefault((kind, number), now)
@@ -79,6 +82,10 @@ class Failures:
         if (since := self._lost_at.pop((kind, number), None)) is not None:
             now = time.time()
             self.tell(FailureEvent(now, kind, number, seconds=now - since))
+
+    def close(self) -> None:
+        """The actors are being ended: what is lost from now on is no failure."""
+        self._closed = True
 
     def report(self) -> dict[str, int]:
         """Losses so far in this process, by kind: {"failures/env_runner": 2, …}."""

@@ -105,3 +105,16 @@ def test_a_failure_ahead_is_told_of_when_its_turn_comes():
     ahead.take(1)
     with pytest.raises(STARecError, match="no env runner could start"):
         ahead.take(2)
+
+
+@pytest.mark.parametrize("max_staleness", [1, 3])
+def test_nothing_is_sampled_that_no_iteration_will_use(max_staleness):
+    sampler = Sampler()
+    ahead = queue(sampler, max_staleness)
+    ahead.end = 5
+    for updates in range(5):
+        assert ahead.take(updates).weight_version <= updates
+        ahead.offer(Version(updates + 1))
+    ahead.settle()
+    assert [number for number, _ in sampler.collected] == [0, 1, 2, 3, 4]
+    ahead.take(5)  # asked for after all

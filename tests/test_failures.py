@@ -53,3 +53,12 @@ def test_a_loss_and_the_way_back_are_told_with_the_seconds_between_them(clock):
         ("killed while it came back", None),
         ("", 12.0),
     ]
+
+
+def test_actors_that_are_ended_on_purpose_are_no_failures(clock):
+    told: list[FailureEvent] = []
+    counted = Failures(most=0, window_s=60.0)
+    counted.tell = told.append
+    counted.close()
+    counted.lost("reward_actor", 0, "it was killed")
+    assert not told and counted.report()["failures/reward_actor"] == 0
