@@ -1,6 +1,7 @@
 """Driver side of the learner group: calls to all ranks at once, and a new group for a lost one."""
 
 import contextlib
+import re
 import threading
 import time
 from typing import Any, NoReturn
@@ -17,6 +18,9 @@ from starec_ray.errors import DeadlineError, STARecError
 from starec_ray.failures import Failures
 
 LOGS_SHOWN = 4  # of learners that are late; most of them wait for one of them
+SHORT = 300  # characters of an error that isn't the root
+# How gloo and NCCL say that another rank left them alone.
+COLLECTIVE = re.compile(r"timed out|timeout|connection (closed|reset)|broken pipe|abort", re.I)
 GRACE_S = 30.0  # for the others to tell of themselves, once one has failed
 
 
@@ -52,8 +56,9 @@ class LearnerCalls:
 
         Raises:
             STARecError: a rank's own error that the user can mend.
-            LearnersLostError: a rank failed or didn't answer in time: names it, with its error.
-                The group can't go on then: `rebuild` it and load a checkpoint.
+            LearnersLostError: ranks failed or didn't answer in time: names each, with its error,
+                the root of it first. The group can't go on then: `rebuild` it and load a
+                checkpoint.
             TooManyFailuresError: that happened too often.
         """
         if self.group.is_local:
@@ -63,18 +68,12 @@ class LearnerCalls:
         workers = self.group._workers or []
         refs = [getattr(w, method).remote(*shared, **kwargs) for w in workers]
         errors, late = _wait(refs, timeout_s)
-        for rank, failure in sorted(errors.items(), key=lambda e: _says_little(e[1])):
+        for failure in errors.values():
             cause = getattr(failure, "cause", None)
             if isinstance(cause, STARecError) and not isinstance(cause, LearnerLostError):
                 raise cause
-            self._lose(rank, f"learner {rank} failed in {method}: {failure}", failure)
-        if late:
-            ranks = ", ".join(map(str, late))
-            self._lose(
-                late[0],
-                f"learner {ranks} of {len(refs)} didn't finish {method} within {timeout_s:g} s."
-                + "".join(last_lines(f"learner {r}", workers[r]) for r in late[:LOGS_SHOWN]),
-            )
+        if errors or late:
+            self._lose_in(method, errors, late, timeout_s)
         return ray.get(refs)
 
     @property
@@ -122,6 +121,25 @@ class LearnerCalls:
             self.failures.back("learner", rank)
         self._lost = set()
 
+    def _lose_in(
+        self, method: str, errors: dict[int, Exception], late: list[int], timeout_s: float
+    ) -> NoReturn:
+        """Tells of every rank: the root of it first and at length, the others in a line each."""
+        workers = self.group._workers or []
+        ranks = sorted(errors, key=lambda rank: _says_little(errors[rank]))
+        said = [f"learner {rank} failed in {method}: {_short(errors[rank])}" for rank in ranks]
+        if ranks:
+            said[0] = f"learner {ranks[0]} failed in {method}: {errors[ranks[0]]}"
+        if late:
+            those = ", ".join(map(str, late))
+            said.append(
+                f"learner {those} of {len(workers)} didn't finish {method} within "
+                + (f"{GRACE_S:g} s of that" if ranks else f"{timeout_s:g} s.")
+                + "".join(last_lines(f"learner {r}", workers[r]) for r in late[:LOGS_SHOWN])
+            )
+        root = ranks[0] if ranks else late[0]
+        self._lose(root, "\n".join(said), errors.get(root))
+
     def _lose(self, rank: int, message: str, cause: Exception | None = None) -> NoReturn:
         self._lost.add(rank)
         self.failures.lost("learner", rank, message)
@@ -147,7 +165,18 @@ def _wait(refs: list[Any], timeout_s: float) -> tuple[dict[int, Exception], list
 
 
 def _says_little(error: Exception) -> int:
-    """A rank's death makes the others fail, and one rank's failure is quoted by the others."""
+    """A rank's death, or its error, makes the others fail in what they do together, and what the
+    first one failed with is quoted by the others."""
     if isinstance(error, RayActorError):
         return 0
-    return 2 if isinstance(getattr(error, "cause", None), LearnerLostError) else 1
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, LearnerLostError):
+        return 3
+    return 2 if COLLECTIVE.search(str(cause)) else 1
+
+
+def _short(error: Exception) -> str:
+    """An error in a line: the exception itself, without the traceback that Ray puts before it."""
+    cause = getattr(error, "cause", None)
+    lines = (f"{type(cause).__name__}: {cause}" if cause else str(error)).splitlines()
+    return next((line.strip() for line in lines if line.strip()), repr(error))[:SHORT]
