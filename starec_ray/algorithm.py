@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
+from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from transformers import AutoTokenizer
@@ -35,11 +36,11 @@ from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.failures import Failures
 from starec_ray.learner_calls import LearnerCalls
 from starec_ray.ledger import Ledger
+from starec_ray.run_dir import BEST_EPOCH  # in the shared folder, and in checkpoints
 from starec_ray.sampling import RunnerPool
 from starec_ray.traces import gather_traces, trace_files
 
 MODEL = "model"  # a folder of a trial's checkpoint
-BEST_EPOCH = "best_epoch"  # of the anchor: a folder beside the run's state, and in checkpoints
 
 
 class STARec(Algorithm):
@@ -62,6 +63,7 @@ class STARec(Algorithm):
         if 0 < len(config.traces) == len(trace_files(config.traces)):
             _ = self.anchor_data  # a bad table is told of before any engine starts
         self.failures = Failures.from_config(config)
+        self.shared_folder = self._shared_folder()
         try:
             super().setup(config)
         except IndexError as error:  # RLlib asks the first of no healthy env runners
@@ -348,12 +350,22 @@ class STARec(Algorithm):
         """Goes back to the beginning, with new learners."""
         self._rebuild_learners()
         self.set_state(self._first_state)
+        shutil.rmtree(self._best_epoch, ignore_errors=True)
         self._sync_weights()
         self.learners.back()
 
     @property
     def _best_epoch(self) -> Path:
-        return Path(self.logdir) / BEST_EPOCH
+        return self.shared_folder / BEST_EPOCH
+
+    def _shared_folder(self) -> Path:
+        """Where all learners, on whichever nodes, can keep something for a while: a trial's folder
+        in Tune's storage, else RLlib's `logdir`, which is this machine's own. Whoever runs learners
+        on several nodes sets `shared_folder` to storage that all of them see, as `train` does."""
+        storage = getattr(self, "_storage", None)
+        if storage and isinstance(storage.storage_filesystem, LocalFileSystem):
+            return Path(storage.trial_fs_path)
+        return Path(self.logdir)
 
     def _rebuild_learners(self) -> None:
         self.learner_group = self.learners.rebuild()

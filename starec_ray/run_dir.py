@@ -5,6 +5,7 @@ metrics.jsonl                    one line an iteration
 failures.jsonl                   a line for each actor that was lost, and one when it was back
 rollouts/iteration-00001.parquet what was asked, answered and rewarded, as text
 tensorboard/  checkpoints/  anchored_model/  model/
+best_epoch/                      of the anchor so far, while that lasts
 """
 
 import fcntl
@@ -30,6 +31,7 @@ from starec_ray.failures import FailureEvent
 
 EVALUATION = "evaluation.json"
 LAST_BATCH = "last_batch.parquet"
+BEST_EPOCH = "best_epoch"  # of the anchor, while that lasts
 # What stands at the end.
 RESULTS = (EVALUATION, "evaluation_cases.parquet", "policies.png", "training.png")
 
@@ -82,6 +84,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.anchored_model = self.path / "anchored_model"
+        self.best_epoch = self.path / BEST_EPOCH
         self._writer: Any = None
 
     @contextmanager
@@ -271,6 +274,7 @@ class RunDir:
             self.tensorboard,
             self.checkpoints,
             self.path / LAST_BATCH,
+            self.best_epoch,
             *models,
             *results,
         ]

@@ -73,6 +73,7 @@ def train(
             run.write_config(resolved_sections(recipe))
             algo.failures.tell = functools.partial(_tell, run, console)
             algo.ahead.end = recipe.run.iterations
+            algo.shared_folder = run.path
             _train(algo, recipe, run, checkpoints, console, start)
             plot_training(run.read_metrics(), run.path / "training.png")
             if recipe.run.evaluate:

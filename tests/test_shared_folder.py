@@ -1,0 +1,55 @@
+"""What learners on several nodes keep together lies where all of them can reach it."""
+
+from types import SimpleNamespace
+
+import pytest
+from pyarrow.fs import LocalFileSystem
+
+from starec_ray.algorithm import STARec
+from starec_ray.run_dir import RunDir
+
+
+@pytest.fixture
+def algo(tmp_path):
+    """One whose parts are not started: stage one's second epoch has just ended."""
+    algo = STARec.__new__(STARec)
+    algo._logdir = str(tmp_path / "of this machine")
+    algo._storage = None
+    algo.best_epoch_score = -1.0
+    algo.report = {}
+    algo.config = SimpleNamespace(anchor_validation_cases=0, anchor_epochs=3)
+    algo.anchored, algo.anchor_updates_done = False, 2
+    algo.__dict__["anchor_data"] = SimpleNamespace(held_out=[0], updates=3)
+    algo.kept = []
+
+    def learners(method: str, *args):
+        if method == "save_checkpoint":
+            algo.kept.append(args[0])
+        return [{"nll": 0.5}]
+
+    algo.learners = learners
+    return algo
+
+
+def test_the_best_epoch_is_kept_in_the_run_folder(algo, tmp_path):
+    run = RunDir(tmp_path / "run")
+    algo.shared_folder = run.path
+    algo._end_epoch()
+    assert algo.kept == [str(run.best_epoch)]
+    run.best_epoch.mkdir()
+    assert "best_epoch" in run.holds()
+    run.clear()
+    assert not run.best_epoch.exists()
+
+
+def test_a_trial_keeps_it_in_its_folder_of_the_storage_and_plain_rllib_in_its_logdir(
+    algo, tmp_path
+):
+    assert algo._shared_folder() == tmp_path / "of this machine"
+    trial = tmp_path / "storage" / "trial_1"
+    algo._storage = SimpleNamespace(
+        storage_filesystem=LocalFileSystem(), trial_fs_path=str(trial), trial_working_directory="/x"
+    )
+    assert algo._shared_folder() == trial
+    algo._storage.storage_filesystem = "an object store's"  # learners write through paths
+    assert algo._shared_folder() == tmp_path / "of this machine"
