@@ -17,7 +17,11 @@ def last_lines(name: str, actor: Any) -> str:
 
     An actor that hangs has one too: another process on its node reads it.
     """
-    found = ray._private.state.actors(actor._actor_id.hex())
+    return last_lines_of(name, ray._private.state.actors(actor._actor_id.hex()))
+
+
+def last_lines_of(name: str, found: dict[str, Any]) -> str:
+    """As `last_lines`, of an actor by Ray's entry for it."""
     node, pid = found.get("Address", {}).get("NodeID"), found.get("Pid")
     if not node or not pid:
         return ""

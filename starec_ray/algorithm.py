@@ -36,8 +36,10 @@ from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.failures import Failures
 from starec_ray.learner_calls import LearnerCalls
 from starec_ray.ledger import Ledger
+from starec_ray.placement import actor_bundles
 from starec_ray.run_dir import BEST_EPOCH  # in the shared folder, and in checkpoints
 from starec_ray.sampling import RunnerPool
+from starec_ray.start import StartDeadline
 from starec_ray.traces import gather_traces, trace_files
 
 MODEL = "model"  # a folder of a trial's checkpoint
@@ -64,8 +66,15 @@ class STARec(Algorithm):
             _ = self.anchor_data  # a bad table is told of before any engine starts
         self.failures = Failures.from_config(config)
         self.shared_folder = self._shared_folder()
+        env_runner_class: Any = config.env_runner_cls
         try:
-            super().setup(config)
+            with StartDeadline(
+                "env runner",
+                env_runner_class.__name__,
+                config.start_timeout_s,
+                actor_bundles(config)[0],
+            ):
+                super().setup(config)
         except IndexError as error:  # RLlib asks the first of no healthy env runners
             assert self.env_runner_group
             runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
@@ -74,9 +83,7 @@ class STARec(Algorithm):
             raise STARecError(f"an env runner could not start: {fault}") from error
         assert self.env_runner_group is not None and self.learner_group is not None
         self.runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
-        self.learners = LearnerCalls(
-            self.learner_group, config.update_timeout_s, config.start_timeout_s, self.failures
-        )
+        self.learners = LearnerCalls(self.learner_group, config.update_timeout_s, self.failures)
         self.reward_group = RewardGroup.from_config(config, self.failures)
         self.transfer = weight_transfer(config)
         self.collector = Collector(

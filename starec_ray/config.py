@@ -19,9 +19,12 @@ from learners.module import PlaceholderModule
 from starec_ray.config_checks import check_fields
 from starec_ray.errors import ConfigError
 from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
-from starec_ray.placement import learners_together
+from starec_ray.placement import learner_bundles, learners_together
 from starec_ray.schemas import TRACE_KINDS
+from starec_ray.start import StartDeadline
 from starec_ray.traces import TraceSource, trace_files
+
+LEARNER_ACTOR = "_WrappedExecutable"  # Ray Train's wrapper of the learner's class
 
 
 class ModelSection(dict):
@@ -444,7 +447,8 @@ class STARecConfig(AlgorithmConfig):
         say what happens to failed runners.
 
         Args:
-            start_timeout_s: how long env runners that were lost may take to come back.
+            start_timeout_s: how long env runners may take to start, or to come back; how long the
+                learners may wait for their place, and how long then for their start.
             update_timeout_s: one optimiser step, or one save.
             reward_timeout_s: scoring one batch.
             transfer_timeout_s: bringing weights to the env runners.
@@ -480,9 +484,23 @@ class STARecConfig(AlgorithmConfig):
         return RLModuleSpec(module_class=PlaceholderModule)
 
     def build_learner_group(self, **given: Any) -> LearnerGroup:
+        """RLlib's, with a deadline for the place and one for the start (both start_timeout_s).
+
+        Raises:
+            DeadlineError: says what is wanted, there and missing; nothing of the group is left.
+        """
+        if not self.num_learners:
+            return super().build_learner_group(**given)
         place = learners_together(self)
         try:
-            return super().build_learner_group(placement_group=place, **given)
+            with StartDeadline(
+                "learner",
+                LEARNER_ACTOR,
+                self.start_timeout_s,
+                learner_bundles(self)[0],
+                until_left=True,
+            ):
+                return super().build_learner_group(placement_group=place, **given)
         except BaseException:
             if place:  # what failed to start gives nothing back
                 remove_placement_group(place)

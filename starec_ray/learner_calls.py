@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import threading
 import time
 from typing import Any, NoReturn
 
@@ -36,16 +35,12 @@ class LearnerCalls:
     Args:
         group: RLlib's learner group, local or remote.
         timeout_s: deadline of one call in seconds, where the call says nothing else.
-        start_timeout_s: deadline of a new group's start.
         failures: told of every rank that is lost.
     """
 
-    def __init__(
-        self, group: LearnerGroup, timeout_s: float, start_timeout_s: float, failures: Failures
-    ) -> None:
+    def __init__(self, group: LearnerGroup, timeout_s: float, failures: Failures) -> None:
         self.group = group
         self._timeout_s = timeout_s
-        self._start_timeout_s = start_timeout_s
         self.failures = failures
         self._lost: set[int] = set()  # ranks that ended the group
 
@@ -85,7 +80,7 @@ class LearnerCalls:
         """Ends what is left of the group and starts another, with the weights of the beginning.
 
         Raises:
-            LearnersLostError: it didn't start, or not within `start_timeout_s`.
+            LearnersLostError: it didn't start, or not in time; nothing of it is left.
         """
         old = self.group
         place = old._backend_executor._placement_group
@@ -95,24 +90,11 @@ class LearnerCalls:
             old.shutdown()
         if place:  # a shutdown that was cut off leaves it taken
             remove_placement_group(place)
-        started: list[LearnerGroup] = []
-        errors: list[Exception] = []
-
-        def start() -> None:
-            try:
-                config = old.config.copy()
-                started.append(config.build_learner_group(rl_module_spec=old._module_spec))
-            except Exception as error:
-                errors.append(error)
-
-        # RLlib's start waits without an end.
-        thread = threading.Thread(target=start, daemon=True)
-        thread.start()
-        thread.join(self._start_timeout_s)
-        if not started:
-            cause = errors[0] if errors else f"no answer within {self._start_timeout_s:.0f} s"
-            self._lose(0, f"the learners could not start again: {cause}")
-        self.group = started[0]
+        try:
+            config = old.config.copy()
+            self.group = config.build_learner_group(rl_module_spec=old._module_spec)
+        except Exception as error:
+            self._lose(0, f"the learners could not start again: {error}", error)
         return self.group
 
     def back(self) -> None:

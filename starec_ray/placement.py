@@ -5,6 +5,8 @@ started one by one once a node is half full, so learners get a placement group. 
 bring a placement group of their own for everything.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -54,10 +56,31 @@ def learners_together(config: Any) -> PlacementGroup | None:
     bundles = learner_bundles(config)
     place = ray.util.placement_group(bundles, strategy="PACK")
     if not place.wait(config.start_timeout_s):
+        missing = shortage(bundles)
         remove_placement_group(place)
         raise DeadlineError(
-            f"the cluster had no place for {len(bundles)} learners of {bundles[0]} within "
-            f"{config.start_timeout_s:.0f} s (start_timeout_s): `starec doctor` and `ray status` "
-            "tell what it lacks."
+            f"the cluster had no place for {len(bundles)} learners within "
+            f"{config.start_timeout_s:g} s (start_timeout_s): {missing}. `starec doctor` and "
+            "`ray status` tell more."
         )
     return place
+
+
+def shortage(bundles: Sequence[Mapping[str, float]]) -> str:
+    """What is wanted for these, what the cluster has, and what is missing, in words."""
+    wanted: Counter[str] = Counter()
+    for bundle in bundles:
+        wanted.update({name: amount for name, amount in bundle.items() if amount})
+    there, free = ray.cluster_resources(), ray.available_resources()
+    has = ", ".join(
+        f"{name} {there.get(name, 0):g} ({free.get(name, 0):g} free)" for name in wanted
+    )
+    lacks = ", ".join(
+        f"{name} {amount - free.get(name, 0):g}"
+        for name, amount in wanted.items()
+        if amount > free.get(name, 0)
+    )
+    return (
+        f"wanted: {', '.join(f'{name} {amount:g}' for name, amount in wanted.items())}; "
+        f"there: {has}; missing: {lacks or 'nothing in sum'}"
+    )

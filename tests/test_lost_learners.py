@@ -43,7 +43,7 @@ def lost(monkeypatch):
         told: list[int] = []
         failures = Failures(most=9, window_s=60.0)
         failures.tell = lambda event: told.append(event.number)
-        calls = LearnerCalls(Group(len(errors) + len(late)), 60.0, 60.0, failures)
+        calls = LearnerCalls(Group(len(errors) + len(late)), 60.0, failures)
         with pytest.raises(LearnersLostError) as raised:
             calls("update")
         return str(raised.value), told

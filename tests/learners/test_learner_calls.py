@@ -16,7 +16,7 @@ pytestmark = pytest.mark.engine
 @pytest.fixture
 def calls(tiny_llama, ray_cluster):
     group = build_group(tiny_llama, num_learners=2)
-    calls = LearnerCalls(group, 300.0, 300.0, Failures(most=2, window_s=3600.0))
+    calls = LearnerCalls(group, 300.0, Failures(most=2, window_s=3600.0))
     yield calls
     calls.group.shutdown()
 

@@ -1,0 +1,116 @@
+"""A deadline for the start of actors, for which RLlib waits without an end."""
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from typing import Any, Self
+
+import ray
+from ray.core.generated import common_pb2
+from ray.exceptions import RayError
+
+from actors.logs import last_lines_of
+from starec_ray.errors import DeadlineError
+from starec_ray.placement import shortage
+
+UP = "ALIVE"  # its constructor has returned
+LOGS_SHOWN = 4
+
+
+class StartDeadline:
+    """A block in which actors start: those that take too long are ended, and it fails with why.
+
+    Ending them makes RLlib's wait for them fail. An actor counts as late that isn't up by the
+    deadline; where `until_left` is set any does, for the block goes on with work of its own.
+
+    Args:
+        kind: of actor, for the message: "learner".
+        class_name: of the actors, as Ray names it.
+        timeout_s: deadline in seconds (start_timeout_s).
+        bundle: what each of them takes, under Ray's names.
+
+    Raises:
+        DeadlineError: on leaving the block: how many were late and in what state, what is wanted,
+            there and missing, and the last lines of their logs. None of them is left then, nor
+            where the block fails otherwise.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        class_name: str,
+        timeout_s: float,
+        bundle: Mapping[str, float],
+        *,
+        until_left: bool = False,
+    ) -> None:
+        self._kind = kind
+        self._class_name = class_name
+        self._timeout_s = timeout_s
+        self._bundle = bundle
+        self._until_left = until_left
+        self._before: set[str] = set()
+        self._fault = ""
+        self._left = threading.Lock()
+        self._timer = threading.Timer(timeout_s, self._end_late)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._before = set(self._actors())
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._timer.cancel()
+        with self._left:  # until a deadline that has come is done with
+            if self._fault and (error is None or isinstance(error, Exception)):
+                raise DeadlineError(self._fault) from error
+            if error is not None:
+                self._end(self._new())
+
+    def _end_late(self) -> None:
+        with self._left:
+            started = self._new()
+            late = [a for a in started.values() if self._until_left or a["State"] != UP]
+            if not late:
+                return
+            waiting = [actor for actor in late if not actor["Pid"]]
+            missing = f" {shortage([self._bundle] * len(waiting))}." if waiting else ""
+            self._fault = (
+                f"{len(late)} of {len(started)} {self._kind}s did not start within "
+                f"{self._timeout_s:g} s (start_timeout_s); Ray says of them: "
+                f"{', '.join(sorted({actor['State'] for actor in late}))}.{missing}"
+                + "".join(last_lines_of(f"a {self._kind}", a) for a in late[:LOGS_SHOWN])
+            )
+            self._end(started)
+
+    def _new(self) -> dict[str, dict[str, Any]]:
+        return {i: a for i, a in self._actors().items() if i not in self._before}
+
+    def _actors(self) -> dict[str, dict[str, Any]]:
+        """Those of the class that this process started and that are not dead, by id."""
+        own = _address()
+        return {
+            actor_id: actor
+            for actor_id, actor in ray._private.state.actors().items()
+            if actor["ActorClassName"] == self._class_name
+            and actor["State"] != "DEAD"
+            and (actor["OwnerAddress"]["IPAddress"], actor["OwnerAddress"]["Port"]) == own
+        }
+
+    def _end(self, actors: Mapping[str, Any]) -> None:
+        for actor_id in actors:
+            with contextlib.suppress(RayError, ValueError):  # it ended by itself
+                _core().kill_actor(ray.ActorID.from_hex(actor_id), True)
+
+
+def _address() -> tuple[str, int]:
+    """This process's, as Ray has it for the owner of an actor."""
+    messages: Any = common_pb2
+    address = messages.Address.FromString(_core().get_owner_address(ray.put(None)))
+    return address.ip_address, address.port
+
+
+def _core() -> Any:
+    worker: Any = ray._private.worker.global_worker
+    return worker.core_worker

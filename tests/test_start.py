@@ -1,0 +1,87 @@
+"""Actors that don't start: the wait has an end, says why, and leaves none of them behind."""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from actors import logs
+from starec_ray.config import STARecConfig
+from starec_ray.errors import DeadlineError
+from starec_ray.failures import Failures
+from starec_ray.learner_calls import LearnerCalls, LearnersLostError
+from starec_ray.start import StartDeadline
+
+pytestmark = pytest.mark.engine
+
+SLEEP_S = 300.0
+
+
+class Sleeper:
+    """An actor that doesn't come up."""
+
+    def __init__(self, begun: Path | None = None) -> None:
+        print("waiting for a licence server", flush=True)
+        if begun:
+            begun.touch()
+        time.sleep(SLEEP_S)
+
+    def ping(self) -> None: ...
+
+
+def left(class_name: str) -> list[dict]:
+    found = ray._private.state.actors().values()
+    return [a for a in found if a["ActorClassName"] == class_name and a["State"] != "DEAD"]
+
+
+def test_an_actor_that_hangs_is_ended_and_its_log_shown(ray_cluster, monkeypatch, tmp_path):
+    monkeypatch.setattr(logs, "TIMEOUT_S", 60.0)  # another process reads it, on a busy machine
+    sleeper = ray.remote(num_cpus=1)(Sleeper)
+    deadline = StartDeadline("sleeper", "Sleeper", SLEEP_S, {"CPU": 1})
+    with (
+        pytest.raises(DeadlineError, match=r"(?s)1 of 1 sleepers did not.*licence server"),
+        deadline,
+    ):
+        actor = sleeper.remote(tmp_path / "begun")
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.1)
+        deadline._end_late()  # the time has come
+        ray.get(actor.ping.remote())
+    time.sleep(1.0)
+    assert not left("Sleeper")
+
+
+def test_an_actor_without_a_place_is_told_with_what_is_missing(ray_cluster):
+    sleeper = ray.remote(num_gpus=2)(Sleeper)
+    with (
+        pytest.raises(
+            DeadlineError, match=r"PENDING.*wanted: GPU 2; there: GPU 0 \(0 free\); missing: GPU 2"
+        ),
+        StartDeadline("sleeper", "Sleeper", 2.0, {"GPU": 2}),
+    ):
+        actor = sleeper.remote()
+        ray.get(actor.ping.remote())
+
+
+def test_learners_without_a_place_are_told_with_what_is_missing(ray_cluster):
+    config = STARecConfig().learners(num_learners=2, num_gpus_per_learner=1)
+    config.fault_tolerance(start_timeout_s=2.0)
+    with pytest.raises(DeadlineError, match=r"wanted: CPU 2, GPU 2; .* missing: GPU 2"):
+        config.build_learner_group(rl_module_spec=config.get_default_rl_module_spec())
+
+
+def test_learners_that_can_not_start_again_are_told_with_the_reason(ray_cluster):
+    config = STARecConfig().learners(num_learners=1, num_gpus_per_learner=1)
+    config.fault_tolerance(start_timeout_s=2.0)
+    gone = SimpleNamespace(
+        config=config,
+        _workers=[],
+        _backend_executor=SimpleNamespace(_placement_group=None),
+        _module_spec=config.get_default_rl_module_spec(),
+        shutdown=lambda: None,
+    )
+    calls = LearnerCalls(gone, 60.0, Failures(most=9, window_s=60.0))
+    with pytest.raises(LearnersLostError, match=r"could not start again.*missing: GPU 1"):
+        calls.rebuild()
