@@ -31,8 +31,8 @@ class StartDeadline:
 
     Raises:
         DeadlineError: on leaving the block: how many were late and in what state, what is wanted,
-            there and missing, and the last lines of their logs. None of them is left then, nor
-            where the block fails otherwise.
+            there and missing, and the last lines of their logs. None of them is left then; nor,
+            with `until_left`, where the block fails otherwise.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class StartDeadline:
         with self._left:  # until a deadline that has come is done with
             if self._fault and (error is None or isinstance(error, Exception)):
                 raise DeadlineError(self._fault) from error
-            if error is not None:
+            if error is not None and self._until_left:
                 self._end(self._new())
 
     def _end_late(self) -> None:
