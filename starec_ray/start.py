@@ -25,7 +25,7 @@ class StartDeadline:
 
     Args:
         kind: of actor, for the message: "learner".
-        class_name: of the actors, as Ray names it.
+        class_name: of the actors, without the place where it is made.
         timeout_s: deadline in seconds (start_timeout_s).
         bundle: what each of them takes, under Ray's names.
 
@@ -93,7 +93,7 @@ class StartDeadline:
         return {
             actor_id: actor
             for actor_id, actor in ray._private.state.actors().items()
-            if actor["ActorClassName"] == self._class_name
+            if actor["ActorClassName"].rpartition(".")[2] == self._class_name
             and actor["State"] != "DEAD"
             and (actor["OwnerAddress"]["IPAddress"], actor["OwnerAddress"]["Port"]) == own
         }
