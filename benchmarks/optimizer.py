@@ -1,4 +1,4 @@
-"""AdamW's step on the CPU, way by way: PyTorch's implementations and the one that DeepSpeed compiles.
+"""AdamW's step on the CPU: PyTorch's implementations and the one that DeepSpeed compiles.
 
 One flat float32 tensor stands for the master weights, as ZeRO hands them to the optimiser. Each
 way takes the same gradients from the same start; "max_difference" is to PyTorch's plain loop after
