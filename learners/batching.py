@@ -130,8 +130,8 @@ def collate(groups: Sequence[Group]) -> MicroBatch:
             at += len(each)
     choice_ids = np.array(sorted({token for each in choices for token in each}), np.int64)
     choice_mask = np.zeros((len(choices), len(choice_ids)), np.bool_)
-    for n, each in enumerate(choices):
-        choice_mask[n, np.searchsorted(choice_ids, each)] = True
+    for n, allowed in enumerate(choices):
+        choice_mask[n, np.searchsorted(choice_ids, allowed)] = True
     return MicroBatch(
         token_ids=np.concatenate(token_ids).astype(np.int64),
         positions=np.concatenate(positions).astype(np.int64),
