@@ -5,10 +5,7 @@ from typing import Any
 
 from actors.weight_transfer.base import Ticket
 from starec_ray.errors import STARecError
-
-# oneDNN keeps a kernel for each shape of a batch that it met, 1,024 by default: batches have ever
-# new shapes, and an engine's memory grows for hundreds of iterations until they are full.
-ONEDNN_KERNELS = "64"
+from starec_ray.host_memory import keep_few_kernels
 
 REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`
 
@@ -26,7 +23,7 @@ def start_engine(config: Any) -> Any:
         os.environ["OMP_NUM_THREADS"] = threads
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.kv_cache_gib)))
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_KERNELS)
+        keep_few_kernels()
         # A group shares its prompt's whole blocks; the default of 128 tokens leaves much to redo.
         settings = {"enforce_eager": True, "block_size": 32}
         import torch

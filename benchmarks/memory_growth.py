@@ -4,7 +4,8 @@
     python -m benchmarks.memory_growth --run runs/demo --json     # looks at a run that there is
 
 "growth" is the median of an actor's last ten iterations over that of the ten after the warm-up,
-less one; actors that were restarted on the way begin anew and are told by `failures.jsonl`.
+less one. Actors that were lost on the way (`failures.jsonl`) say nothing about it: they are listed
+apart.
 """
 
 import argparse
@@ -26,7 +27,8 @@ WINDOW = 10  # iterations
 
 
 def growth(run: RunDir, warm_up: int) -> dict[str, dict[str, float]]:
-    """Actor → {"before": bytes, "after": bytes, "growth": share}, of stage two after the warm-up.
+    """Actor → {"before": bytes, "after": bytes, "growth": share}, of stage two after the warm-up,
+    of the actors that lived through it.
 
     Raises:
         SystemExit: if the run has too few iterations.
@@ -37,7 +39,10 @@ def growth(run: RunDir, warm_up: int) -> dict[str, dict[str, float]]:
             f"{run.path} has {len(lines)} iterations after the warm-up: {2 * WINDOW} are needed."
         )
     found = {}
+    lost = lost_actors(run)
     for key in sorted({key for line in lines for key in line if key.startswith(PREFIX)}):
+        if key.removeprefix(PREFIX) in lost:
+            continue
         sizes = [line[key] for line in lines if key in line]
         before = statistics.median(sizes[:WINDOW])
         after = statistics.median(sizes[-WINDOW:])
@@ -49,6 +54,11 @@ def growth(run: RunDir, warm_up: int) -> dict[str, dict[str, float]]:
     return found
 
 
+def lost_actors(run: RunDir) -> list[str]:
+    """Those that were lost at some time: "env_runner_1", …"""
+    return sorted({f"{event['kind']}_{event['number']}" for event in run.read_failures()})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -58,6 +68,8 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=20, help="iterations left out")
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     args = parser.parse_args()
+    if not args.run and args.iterations < args.warm_up + 2 * WINDOW:
+        parser.error(f"--iterations must be {args.warm_up + 2 * WINDOW} or more: see --warm-up")
 
     console = Console(stderr=args.json)
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,10 +78,11 @@ def main() -> None:
             overrides = [f"run.iterations={args.iterations}", "run.checkpoint_every=0"]
             train(load_recipe(tiny_recipe(Path(scratch)), overrides), run.path, console)
         actors = growth(run, args.warm_up)
-        iterations = len(run.read_metrics())
+        iterations, lost = len(run.read_metrics()), lost_actors(run)
     worst = max(actors.values(), key=lambda actor: actor["growth"])["growth"]
     if args.json:
-        print(json.dumps({"iterations": iterations, "worst_growth": worst, "actors": actors}))
+        figures = {"iterations": iterations, "worst_growth": worst}
+        print(json.dumps(figures | {"actors": actors, "lost": lost}))
         return
     table = Table(
         "actor", "after the warm-up", "at the end", "growth", title=f"{iterations} iterations"

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from starec_ray.errors import ConfigError
-from starec_ray.host_memory import keep_freed_memory
+from starec_ray.host_memory import keep_few_kernels, keep_freed_memory
 
 CPU_BUCKET = 2**24  # gradient elements that learners sum at once
 
@@ -61,6 +61,7 @@ def prepare_process(*, num_cpus: int, use_gpu: bool) -> torch.device:
         )
     if not use_gpu:
         keep_freed_memory()
+        keep_few_kernels()
         os.environ["DS_ACCELERATOR"] = "cpu"
     if not dist.is_initialized():
         dist.init_process_group(

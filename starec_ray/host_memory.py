@@ -1,11 +1,22 @@
 """How a process on a CPU gets its memory."""
 
 import ctypes
+import os
 import sys
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 TOP_PAD_BYTES = 2**28
+ONEDNN_KERNELS = 64
+
+
+def keep_few_kernels() -> None:
+    """Bounds what oneDNN keeps: a kernel for each shape of a batch that it met, 1,024 by default.
+
+    Batches have ever new shapes: memory would grow for hundreds of iterations. A value that the
+    environment already has stands. Call before the first product of matrices.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_KERNELS))
 
 
 def keep_freed_memory() -> None:
