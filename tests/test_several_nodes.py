@@ -23,7 +23,7 @@ from tests.tiny_recipe import tiny_recipe
 pytestmark = pytest.mark.engine
 
 LIMIT_S = 400.0
-ITERATIONS = 20
+ITERATIONS = 12
 CASES, GROUP_SIZE = 4, 4
 HEAD = '{"learner_node": 2}'
 WORKER = '{"env_runner_node": 1}'
@@ -73,7 +73,12 @@ class Submitted:
         self._log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                command, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT
+                command,
+                env=ENVIRONMENT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # What a shell starts in the background ignores Ctrl-C, and so would this.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property
