@@ -154,7 +154,9 @@ def packed_groups_attention(
 
 def _kernel_dtype(dtype: torch.dtype) -> torch.dtype:
     """Without AMX the CPU's float32 kernels are as fast as those of bfloat16, and exact."""
-    return dtype if torch.cpu._is_amx_tile_supported() else torch.float32
+    if dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported():
+        return torch.float32
+    return dtype
 
 
 class _PackedGroups(Function):
@@ -163,7 +165,10 @@ class _PackedGroups(Function):
     @staticmethod
     def forward(ctx, query, key, value, spans, scaling):
         q, k, v = (t.to(_kernel_dtype(t.dtype)) for t in (query, key, value))
-        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+        out, lse = (
+            torch.empty_like(q),
+            q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32)),
+        )
         for span in spans:
             prompt, replies = slice(span.start, span.prompt_end), slice(span.prompt_end, span.end)
             qp, kp, vp = (tensor[:, :, prompt] for tensor in (q, k, v))
