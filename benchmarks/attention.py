@@ -1,0 +1,114 @@
+"""Attention of packed groups against SDPA under their mask, and what the CPU's products reach.
+
+Forward + backward of one layer's attention, in turns, in the processor's milliseconds of one
+thread; a shape P:G:R:N is N groups of a prompt of P tokens and G answers that add R tokens each.
+The rates are those of a linear layer, and of attention's two products, with SmolLM2-135M's shapes.
+
+    python benchmarks/attention.py --json
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from learners.attention import GroupSpan, attention_mask, packed_groups_attention
+
+SHAPES = ["290:4:26:2", "330:8:63:1", "1200:8:79:1"]
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+HEADS, SIZE, WIDTH, INNER, TOKENS = 9, 64, 576, 1536, 800
+
+
+def cpu_seconds(*tasks: Callable[[], object], repeats: int) -> list[float]:
+    """Median processor seconds of each task, run in turns, after a turn that warms up."""
+    taken: list[list[float]] = [[] for _ in tasks]
+    for repeat in range(repeats + 1):
+        for task, seconds in zip(tasks, taken, strict=True):
+            start = time.process_time()
+            task()
+            if repeat:
+                seconds.append(time.process_time() - start)
+    return [statistics.median(seconds) for seconds in taken]
+
+
+def compare(shape: str, dtype: str, repeats: int) -> dict[str, object]:
+    """Both ways of one shape: milliseconds of each, and how far their outputs lie apart."""
+    prompt, answers, added, groups = map(int, shape.split(":"))
+    spans, positions = [], []
+    for number in range(groups):
+        start = number * (prompt + answers * added)
+        spans.append(GroupSpan(start, prompt, (added,) * answers))
+        positions += [*range(prompt), *([*range(prompt, prompt + added)] * answers)]
+    mask = attention_mask(spans, torch.tensor(positions), None)
+    query, key, value = (
+        torch.randn(1, HEADS, len(positions), SIZE, dtype=DTYPES[dtype], requires_grad=True)
+        for _ in range(3)
+    )
+    gradient = torch.randn_like(query)
+    module = torch.nn.Module()
+
+    def masked() -> torch.Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+    def packed() -> torch.Tensor:
+        out, _ = packed_groups_attention(module, query, key, value, None, group_spans=spans)
+        return out.transpose(1, 2)
+
+    before, after = cpu_seconds(
+        lambda: masked().backward(gradient), lambda: packed().backward(gradient), repeats=repeats
+    )
+    apart = (masked() - packed()).abs().max().item()
+    figures = {"mask_ms": 1e3 * before, "packed_ms": 1e3 * after, "max_difference": apart}
+    return {"shape": shape, "dtype": dtype, **figures}
+
+
+def rates(dtype: str, repeats: int) -> dict[str, object]:
+    """GFLOP/s of a linear layer and of attention's two products over 800 tokens."""
+    kind = DTYPES[dtype]
+    inputs, weights = torch.randn(TOKENS, WIDTH, dtype=kind), torch.randn(INNER, WIDTH, dtype=kind)
+    query, value = (torch.randn(HEADS, TOKENS, SIZE, dtype=kind) for _ in range(2))
+    key, scores = query.transpose(1, 2).contiguous(), torch.randn(HEADS, TOKENS, TOKENS, dtype=kind)
+    linear, products, weighted = cpu_seconds(
+        lambda: F.linear(inputs, weights),
+        lambda: query @ key,
+        lambda: scores @ value,
+        repeats=repeats,
+    )
+    layer, product = 2 * TOKENS * WIDTH * INNER / 1e9, 2 * HEADS * TOKENS * TOKENS * SIZE / 1e9
+    found = {"linear": layer / linear, "query_key": product / products}
+    return {"dtype": dtype, **found, "scores_value": product / weighted}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="P:G:R:N")
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--repeats", type=int, default=5, help="after one that warms up")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    torch.manual_seed(args.seed)
+    runs = [compare(shape, dtype, args.repeats) for shape in args.shapes for dtype in args.dtypes]
+    gflops = [rates(dtype, args.repeats) for dtype in args.dtypes]
+    if args.json:
+        print(json.dumps({"settings": vars(args), "attention": runs, "gflop_per_second": gflops}))
+        return
+    for title, rows in (("attention, forward + backward", runs), ("GFLOP/s, one thread", gflops)):
+        table = Table(*rows[0], title=title)
+        for row in rows:
+            table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
