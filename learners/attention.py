@@ -143,11 +143,10 @@ def packed_groups_attention(
         return sdpa_attention_forward(
             module, query_BHWD, key_BKWD, value_BKWD, attention_mask, scaling=scaling, **kwargs
         )
-    heads, groups = query_BHWD.shape[1], query_BHWD.shape[1] // key_BKWD.shape[1]
     if scaling is None:
         scaling = query_BHWD.shape[-1] ** -0.5
-    key, value = (repeat_kv(tensor, groups) for tensor in (key_BKWD, value_BKWD))
-    assert query_BHWD.shape[0] == 1 and key.shape[1] == heads
+    sharing = query_BHWD.shape[1] // key_BKWD.shape[1]  # query heads of a key head
+    key, value = (repeat_kv(tensor, sharing) for tensor in (key_BKWD, value_BKWD))
     out_BHWD = _PackedGroups.apply(query_BHWD, key, value, group_spans, scaling)
     return out_BHWD.transpose(1, 2), None
 

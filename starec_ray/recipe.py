@@ -115,7 +115,7 @@ def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
     run = RunSettings()
     for section, keys in sections.items():
         if section not in (*SECTIONS, "run"):
-            raise ConfigError(f"unknown section {section!r}{_nearest(section, _fields())}.")
+            raise ConfigError(f"unknown section {section!r}{_nearest(section, _fields()) or '.'}")
         keys = sections[section] = checked(section, keys, _fields()[section])
         if section == "run":
             run = dataclasses.replace(run, **keys)
@@ -143,7 +143,7 @@ def checked(section: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -
         if key not in fields:
             names = {f"{s}.{k}": None for s, ks in _fields().items() for k in ks}
             near = _nearest(key, fields) or _nearest(f"{section}.{key}", names)
-            raise ConfigError(f"unknown key {section}.{key}{near}.")
+            raise ConfigError(f"unknown key {section}.{key}{near or '.'}")
         keys[key] = _number(value, fields[key])
         _check_type(f"{section}.{key}", keys[key], fields[key])
     return keys
@@ -203,7 +203,7 @@ def _override(sections: dict[str, dict[str, Any]], text: str) -> None:
         owners = [s for s, fields in _fields().items() if section in fields]
         if len(owners) != 1:
             names = {name: None for fields in _fields().values() for name in fields}
-            raise ConfigError(f"unknown key {section}{_nearest(section, names)}.")
+            raise ConfigError(f"unknown key {section}{_nearest(section, names) or '.'}")
         section, name = owners[0], section
     try:
         sections.setdefault(section, {})[name] = yaml.safe_load(value)
