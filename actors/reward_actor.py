@@ -15,6 +15,7 @@ from actors.logs import last_lines
 from starec_ray.data.dataset import load_targets
 from starec_ray.errors import DataError, DeadlineError, STARecError
 from starec_ray.failures import Failures
+from starec_ray.placement import apart
 from starec_ray.rewards import REWARD_SHAPES
 from starec_ray.schemas import SCORES
 
@@ -83,12 +84,11 @@ class RewardGroup:
         timeout_s: float,
         failures: Failures,
     ) -> None:
-        # Spread, so that a node that is lost takes few of them; a trial's stay in its own place,
-        # which Ray gives them where nothing is asked for.
-        apart: Any = None if ray.util.get_current_placement_group() else "SPREAD"
-        settings = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": apart}
-        remote: Any = ray.remote(**settings)(RewardActor)
-        self.actors = [remote.remote(data_path, reward_shape) for _ in range(num_actors)]
+        remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(RewardActor)
+        self.actors = [
+            remote.options(scheduling_strategy=node).remote(data_path, reward_shape)
+            for node in apart(num_actors)
+        ]
         self._manager = FaultTolerantActorManager(self.actors)
         self._timeout_s = timeout_s
         self._failures = failures

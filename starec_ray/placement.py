@@ -1,16 +1,19 @@
 """Where actors live: an engine on one node, learners together, reward actors apart.
 
 An engine's GPUs are on one node because one actor holds them all. Ray spreads actors that are
-started one by one once a node is half full, so learners get a placement group. A sweep's trials
-bring a placement group of their own for everything.
+started one by one once a node is half full, so learners get a placement group. Its own "SPREAD"
+may put two actors that take no resources on one node, so reward actors are told theirs. A sweep's
+trials bring a placement group of their own for everything.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from starec_ray.errors import DeadlineError
 
@@ -64,6 +67,16 @@ def learners_together(config: Any) -> PlacementGroup | None:
             "`ray status` tell more."
         )
     return place
+
+
+def apart(count: int) -> list[NodeAffinitySchedulingStrategy | None]:
+    """A node for each of so many actors, in turns, so that a node that is lost takes few of them;
+    one that comes back after that may live anywhere. None in a trial, whose own place Ray gives
+    them then."""
+    if ray.util.get_current_placement_group():
+        return [None] * count
+    alive = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    return [NodeAffinitySchedulingStrategy(node, soft=True) for node in islice(cycle(alive), count)]
 
 
 def shortage(bundles: Sequence[Mapping[str, float]]) -> str:
