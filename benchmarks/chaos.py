@@ -160,6 +160,8 @@ class Victim:
     def kill(self, kind: str, rng: np.random.Generator, iterations: int = ENDLESS) -> None:
         """Ends one process of a kind by SIGKILL and waits until the run has recovered; a resumed
         driver is to do so many iterations."""
+        # A driver that has just come back may still be starting its actors.
+        self.wait_for(f"a living {kind}", lambda: bool(self.processes(kind)))
         whole = self.processes(kind)
         doomed = whole[rng.integers(len(whole))]
         said, killed = len(self.log), time.time()
