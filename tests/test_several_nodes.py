@@ -1,7 +1,9 @@
 """On a cluster of several nodes: jobs, a sweep, and a run that loses a node."""
 
 import asyncio
+import csv
 import io
+import json
 import re
 import signal
 import subprocess
@@ -10,15 +12,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from ray.job_submission import JobSubmissionClient
 from rich.console import Console
 
 from starec_ray import submit
+from starec_ray.errors import ConfigError
+from starec_ray.recipe import build, load_recipe
 from starec_ray.run_dir import RunDir
 from tests.ray_nodes import ENVIRONMENT, RayNodes, ray_nodes
 from tests.tiny_recipe import tiny_recipe
+from tune.space import load_space
+from tune.sweep import TRIALS
+from tune.sweep import sweep as run_sweep
 
 pytestmark = pytest.mark.engine
 
@@ -108,26 +116,70 @@ def test_what_the_doctor_finds_ends_a_job_before_it_starts_anything(nodes, recip
     assert not nodes.actors("VLLMEnvRunner") and not nodes.actors("RewardActor")
 
 
-def test_a_sweep_of_four_trials_runs_on_several_nodes(nodes, recipe_file, tmp_path):
+def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_finished(
+    nodes, recipe_file, tmp_path
+):
     recipe = recipe_file(
+        model={"constrained_decoding": True},
         env_runners={"num_env_runners": 1, **ON_WORKERS},
         learners={"num_learners": 0},  # in the trial's own process
         evaluation={"validation_cases": 4},
         run={"iterations": 1},
     )
     space = tmp_path / "space.yaml"
-    fields = {"training.lr": {"grid": [1e-3, 2e-3]}, "training.kl_coeff": {"grid": [0.0, 0.1]}}
+    # A ranking doesn't fit into two tokens: those trials fail.
+    fields = {"training.kl_coeff": {"grid": [0.0, 0.1]}, "model.max_rank_tokens": {"grid": [24, 2]}}
     settings = {"num_samples": 1, "scheduler": "none", "max_concurrent": 2}
     space.write_text(yaml.safe_dump({"sweep": settings, "space": fields}))
     out = tmp_path / "sweep"
-    job = Submitted(nodes, tmp_path / "log", "tune", recipe, "--space", space, "--out", out)
-    assert job.end() == 0, job.log
-    runners = nodes.actors("VLLMEnvRunner")
-    assert len(runners) == 4
-    assert len({actor.node_id for actor in runners}) == 2
-    lines = (out / "trials.csv").read_text().splitlines()
-    assert len(lines) == 5 and all(line.endswith(",") for line in lines[1:])  # none failed
+    sweep = ("tune", recipe, "--space", space, "--out", out)
+
+    job = Submitted(nodes, tmp_path / "log", *sweep)
+    deadline = time.monotonic() + LIMIT_S
+    while not (finished := finished_trials(out)):
+        assert job.process.poll() is None and time.monotonic() < deadline, job.log
+        time.sleep(0.1)
+    kill_driver_of(out)
+    assert job.end() == 1
+    results = {name: (out / TRIALS / name / "result.json").read_bytes() for name in finished}
+
+    loaded = load_recipe(recipe)
+    with pytest.raises(ConfigError, match=r"holds a sweep already.*--resume"):
+        run_sweep(loaded, load_space(space, loaded), out, Console())
+    resumed = Submitted(nodes, tmp_path / "resumed", *sweep, "--resume")
+    assert resumed.end() == 0, resumed.log
+    for name, result in results.items():
+        assert (out / TRIALS / name / "result.json").read_bytes() == result
+    table = list(csv.DictReader((out / "trials.csv").open()))
+    for trial in table:
+        whole = trial["model.max_rank_tokens"] == "24"
+        assert bool(trial["ndcg@10"]) == whole
+        assert ("max_rank_tokens is 2, but" in trial["failed"]) != whole
+    assert len(table) == 4
+    assert build(yaml.safe_load((out / "best.yaml").read_text())).config.max_rank_tokens == 24
     assert (out / "best_model" / "model.safetensors").exists()
+    assert len({actor.node_id for actor in nodes.actors("VLLMEnvRunner")}) == 2
+
+
+def finished_trials(sweep: Path) -> list[str]:
+    """The folders of trials that Tune remembers as finished."""
+    states = sorted((sweep / TRIALS).glob("experiment_state-*.json"))
+    if not states:
+        return []
+    trials = [json.loads(state) for state, _ in json.loads(states[-1].read_text())["trial_data"]]
+    return [t["relative_logdir"] for t in trials if t["status"] == "TERMINATED"]
+
+
+def kill_driver_of(out: Path) -> None:
+    """Ends the program that a job runs, not who follows it."""
+    found = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(out) in (words := process.info["cmdline"] or []) and "submit" not in words
+    ]
+    assert found
+    for process in found:
+        process.kill()
 
 
 def test_a_run_trains_across_nodes_and_outlives_who_follows_it_and_a_node(

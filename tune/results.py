@@ -1,5 +1,6 @@
 """What a sweep found: a table of the trials, the best one's recipe and model, plots."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ BEST_RECIPE = "best.yaml"
 BEST_MODEL = "best_model"
 TABLE = "trials.csv"
 PLOT = "sweep.png"
+WORDLESS = re.compile(r"[\w.]*(Error|Exception)")
 OUT_OF_MEMORY = "running low on memory"  # in Ray's word on a worker that it killed
 BLUE, RED, GREY = "#2a6f97", "#d1495b", "#9aa5b1"
 
@@ -201,11 +203,15 @@ def _at(metrics: dict[str, Any] | None, path: str) -> float | None:
 
 def cause_of(error: BaseException | None) -> str:
     """The last line of an error, before the end of an actor's log if it has one: above it stand
-    the stacks of several processes. Ray's word on memory that ran out has its cause higher up."""
+    the stacks of several processes. Ray's word on memory that ran out has its cause higher up; an
+    error without a word of its own is told by the line of code that raised it."""
     said = str(error or "").split(HEADING)[0]
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     of_memory = [line for line in lines if OUT_OF_MEMORY in line]
-    return (of_memory or lines or [""])[-1][:200]
+    last = (of_memory or lines or [""])[-1]
+    if WORDLESS.fullmatch(last) and len(lines) > 1:
+        last = f"{last} at {lines[-2]}"
+    return last[:200]
 
 
 def _percent(value: float | None) -> str:

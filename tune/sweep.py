@@ -1,12 +1,16 @@
 """A sweep: the anchor made once where it can be, then trials of `STARec` under Ray Tune."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import (
+    BasicVariantGenerator,
+    ConcurrencyLimiter,
+    SearchAlgorithm,
+    Searcher,
+)
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
@@ -20,7 +24,7 @@ from starec_ray.recipe import Recipe, attribute_of, build, with_values
 from starec_ray.run_dir import RunDir
 from starec_ray.train import train
 from tune.results import Trial, metric_path, read_trials, write_results
-from tune.space import Space
+from tune.space import Space, SweepSettings
 
 TRIALS = "trials"  # Tune's own folder
 ANCHOR = "anchor"  # the run that made the anchored model which all trials begin with
@@ -59,6 +63,7 @@ def sweep(
         config = _shared_anchor(recipe, space, folder.path, console)
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths stay what they are
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # that prints each trial's 300 settings
+        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")  # what --resume knows is that old
         if resume:
             tuner = tune.Tuner.restore(str(trials), STARec, resume_errored=True)
         else:
@@ -109,10 +114,6 @@ def _tuner(config: STARecConfig, recipe: Recipe, space: Space, out: Path) -> tun
         ),
         "none": FIFOScheduler,
     }
-    searchers: dict[str, Callable[[], SearchAlgorithm | Searcher]] = {
-        "random": lambda: BasicVariantGenerator(random_state=run.seed),
-        "optuna": lambda: OptunaSearch(seed=run.seed),
-    }
     return tune.Tuner(
         STARec,
         param_space=config.to_dict(),
@@ -120,9 +121,8 @@ def _tuner(config: STARecConfig, recipe: Recipe, space: Space, out: Path) -> tun
             metric=metric_path(run.metric),
             mode=run.mode,
             num_samples=settings.num_samples,
-            max_concurrent_trials=settings.max_concurrent or None,
             scheduler=schedulers[settings.scheduler](),
-            search_alg=searchers[settings.searcher](),
+            search_alg=searcher(settings, run.seed),
         ),
         run_config=tune.RunConfig(
             name=TRIALS,
@@ -143,3 +143,13 @@ def _tuner(config: STARecConfig, recipe: Recipe, space: Space, out: Path) -> tun
             verbose=1,
         ),
     )
+
+
+def searcher(settings: SweepSettings, seed: int) -> SearchAlgorithm | Searcher:
+    """What draws the trials, as many at a time as the settings allow. Tune's own
+    `max_concurrent_trials` is ignored where the searcher is the random one."""
+    most = settings.max_concurrent
+    if settings.searcher == "random":
+        return BasicVariantGenerator(random_state=seed, max_concurrent=most)
+    optuna = OptunaSearch(seed=seed)
+    return ConcurrencyLimiter(optuna, max_concurrent=most) if most else optuna

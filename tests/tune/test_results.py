@@ -61,6 +61,7 @@ def test_table_plot_recipe_and_model_of_the_best_are_written(trials, tmp_path):
             "\nRefer to the documentation",
             "1 worker(s) were killed due to the node running low on memory. 22 GB",
         ),
+        ("Traceback\n    assert x == 1\nAssertionError", "AssertionError at assert x == 1"),
         ("", ""),
     ],
 )
