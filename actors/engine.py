@@ -1,6 +1,8 @@
 """A vLLM engine inside an actor's process."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from actors.weight_transfer.base import Ticket
@@ -15,7 +17,10 @@ def start_engine(config: Any) -> Any:
     on_gpu = config.num_gpus_per_env_runner > 0
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    settings: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
+    settings: dict[str, Any] = {
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enable_sleep_mode": config.sleep_while_learning,
+    }
     if not on_gpu:
         threads = str(max(1, int(config.num_cpus_per_env_runner) // config.tensor_parallel_size))
         # Ray gives actors one thread; vLLM would pin its own to the same first cores in every
@@ -57,9 +62,8 @@ def load_ticket(llm: Any, ticket: Ticket) -> dict[str, float]:
     Raises:
         STARecError: if requests are still running.
     """
-    seconds = ticket.load(llm)
-    _forget_old_weights(llm)
-    return seconds
+    with _replacing_weights(llm):
+        return ticket.load(llm)
 
 
 def load_saved_model(llm: Any, folder: str) -> None:
@@ -71,11 +75,27 @@ def load_saved_model(llm: Any, folder: str) -> None:
     Raises:
         STARecError: if requests are still running.
     """
-    llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-    _forget_old_weights(llm)
+    with _replacing_weights(llm):
+        llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
 
-def _forget_old_weights(llm: Any) -> None:
+def sleep(llm: Any) -> None:
+    """Frees what the engine holds of its GPU, weights included; new weights wake it.
+
+    On a CPU vLLM frees nothing and only refuses to sample.
+    """
+    llm.sleep(level=2)
+
+
+@contextmanager
+def _replacing_weights(llm: Any) -> Iterator[None]:
+    """The engine's memory is there for new weights, and nothing computed with old ones is left."""
+    asleep = llm.llm_engine.is_sleeping()
+    if asleep:
+        llm.wake_up(tags=["weights"])  # the cache's memory isn't needed beside a copy of them
+    yield
+    if asleep:
+        llm.wake_up(tags=["kv_cache"])
     llm.collective_rpc("repack_tied_head")
     if not llm.reset_prefix_cache():
         raise STARecError("vLLM kept its prefix cache: requests are still running.")

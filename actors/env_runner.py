@@ -10,7 +10,7 @@ import pyarrow as pa
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.actor_manager import FaultAwareApply
 
-from actors.engine import REPLY_FORM, load_saved_model, load_ticket, start_engine
+from actors.engine import REPLY_FORM, load_saved_model, load_ticket, sleep, start_engine
 from actors.weight_transfer.base import Ticket
 from starec_ray.agent.agent import Agent, Prompt
 from starec_ray.agent.formats import GRADES
@@ -131,6 +131,11 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         load_saved_model(self.llm, folder)
         self.weight_version = version
         return {"load": time.perf_counter() - start}
+
+    def sleep(self) -> None:
+        """Frees the GPU's memory until weights are loaded; there is nothing to sample with then."""
+        self.weight_version = None
+        sleep(self.llm)
 
     def transfer_group(self) -> str | None:
         """The identity of the group in which its workers receive broadcast weights."""

@@ -234,6 +234,8 @@ class STARec(Algorithm):
 
     def _update(self, batch: pa.Table, objective: str) -> dict[str, float]:
         self.latest_update = batch
+        if self.config.sleep_while_learning:
+            self.runners.sleep()
         metrics = self.learners("update_sequences", batch, objective=objective)[0]
         if objective != "anchor":
             self.ledger.learned(int(metrics["rollouts_trained"]), len(batch))

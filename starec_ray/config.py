@@ -93,6 +93,7 @@ class STARecConfig(OwnSections):
         self.tensor_parallel_size = 1
         self.max_num_seqs = 64
         self.weight_transfer = "object_store"
+        self.sleep_while_learning = False
         # .learners()
         self.num_learners = 1
         self.num_cpus_per_learner = 1
@@ -187,6 +188,7 @@ class STARecConfig(OwnSections):
         tensor_parallel_size: int = NotProvided,
         max_num_seqs: int = NotProvided,
         weight_transfer: str = NotProvided,
+        sleep_while_learning: bool = NotProvided,
         num_env_runners: int = NotProvided,
         num_cpus_per_env_runner: int = NotProvided,
         num_gpus_per_env_runner: float = NotProvided,
@@ -203,6 +205,9 @@ class STARecConfig(OwnSections):
             max_num_seqs: sequences decoded at once.
             weight_transfer: how weights come from the learners: "object_store" (everywhere),
                 "nccl" (broadcast between GPUs), "gloo" (broadcast between CPUs).
+            sleep_while_learning: free the engines' GPUs while the learners learn (vLLM's sleep
+                mode), so that both can live on one: give each runner more than half of it (0.6)
+                and each learner the rest (0.4), and Ray puts one of each on every GPU.
             num_env_runners: engines.
             num_cpus_per_env_runner, num_gpus_per_env_runner: of each; on a CPU also its threads.
             custom_resources_per_env_runner: more that each takes, such as {env_runner_node: 1}
@@ -224,6 +229,7 @@ class STARecConfig(OwnSections):
             tensor_parallel_size=tensor_parallel_size,
             max_num_seqs=max_num_seqs,
             weight_transfer=weight_transfer,
+            sleep_while_learning=sleep_while_learning,
         )
 
     def learners(

@@ -113,6 +113,12 @@ def check_fields(config: Any) -> None:
             "a broadcast needs the learners, who train while max_staleness is above 0: it must be "
             "object_store then.",
         )
+    if config.max_staleness > 0 and config.sleep_while_learning:
+        raise _wrong(
+            config,
+            "sleep_while_learning",
+            "with max_staleness above 0 the engines sample while the learners learn.",
+        )
     if gpus[1] > 0 and config.tensor_parallel_size != max(1, gpus[1]):
         raise _wrong(
             config,

@@ -86,6 +86,12 @@ class RunnerPool:
         self._weights, self._current = weights, set()
         return self._send_weights(self._manager.healthy_actor_ids())
 
+    def sleep(self) -> None:
+        """Runners free their GPUs' memory; the next weights wake them."""
+        if self._current:
+            self._call_in_time("sleep", {runner: {} for runner in self._current})
+        self._current = set()
+
     def sample(
         self,
         tasks: Sequence[Task],

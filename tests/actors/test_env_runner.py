@@ -14,6 +14,7 @@ from starec_ray.agent.tasks import RankTask, ReflectTask
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError, StaleWeightsError
 from starec_ray.schemas import ROLLOUTS
+from tests.exact_logprobs import largest_gap
 
 pytestmark = pytest.mark.engine
 
@@ -58,23 +59,6 @@ def perturbed(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("perturbed")
     model.save_pretrained(folder)
     return folder
-
-
-def largest_gap(folder, rollouts, temperature: float) -> float:
-    """Between the runner's log-probs and those of transformers with the same weights."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    gap = 0.0
-    for row in rollouts.to_pylist():
-        prompt, reply = row["prompt_ids"], row["reply_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
-        for place, choices in enumerate(row["choices"] or []):
-            kept = logits[place, choices]
-            logits[place] = -torch.inf
-            logits[place, choices] = kept
-        expected = torch.log_softmax(logits / temperature, -1)[range(len(reply)), reply]
-        gap = max(gap, (expected - torch.tensor(row["logprobs"])).abs().max().item())
-    return gap
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -140,6 +124,18 @@ def test_published_weights_replace_all_of_the_old_ones_and_the_prefix_cache(
 def test_a_saved_model_replaces_all_weights_too(runner, tiny_model, perturbed):
     runner.load_model(str(tiny_model), version=1)
     runner.load_model(str(perturbed), version=2)
+    rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=2)
+    assert largest_gap(perturbed, rollouts, 1.0) < 1e-4
+
+
+def test_a_runner_sleeps_until_it_is_given_weights(runner, tiny_model, perturbed):
+    runner.load_model(str(tiny_model), version=1)
+    runner.sleep()
+    with pytest.raises(StaleWeightsError, match="version None"):
+        runner.sample(TASKS, rollouts=1, temperature=0.0, seed=0, weight_version=1)
+    assert runner.llm.llm_engine.is_sleeping()
+    runner.load_model(str(perturbed), version=2)
+    assert not runner.llm.llm_engine.is_sleeping()
     rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=2)
     assert largest_gap(perturbed, rollouts, 1.0) < 1e-4
 
