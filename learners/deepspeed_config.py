@@ -54,6 +54,9 @@ def prepare_process(*, num_cpus: int, use_gpu: bool) -> torch.device:
     # Ray gives actors one OpenMP thread unless told otherwise.
     os.environ["OMP_NUM_THREADS"] = str(num_cpus)
     torch.set_num_threads(num_cpus)
+    # RLlib asks for deterministic algorithms, with which torch would fill every new tensor.
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False
     if use_gpu and not torch.cuda.is_available():
         raise ConfigError(
             "num_gpus_per_learner is above 0, but torch sees no GPU in the learner's process: set "
