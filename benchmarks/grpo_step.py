@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--history-shown", type=int, default=6, help="sets the prompts' length")
     parser.add_argument("--reply-tokens", type=int, default=64)
-    parser.add_argument("--micro-batch-tokens", type=int, default=1024)
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--kl-coeff", type=float, default=0.05)
     parser.add_argument("--lr", type=float, default=1e-6)
     parser.add_argument("--threads", type=int, default=2)

@@ -8,6 +8,7 @@ runner's time holds all that it does: prompts, token ids, sampling, reading the 
 
 import argparse
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -15,8 +16,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from vllm import SamplingParams
-from vllm.inputs import TokensPrompt
 
 from actors.engine import REPLY_FORM
 from actors.env_runner import VLLMEnvRunner
@@ -29,6 +28,9 @@ def measure(
     args: argparse.Namespace, runner: VLLMEnvRunner, group: int, constrained: bool
 ) -> dict[str, Any]:
     """Tokens per second of both at one group size, medians over the repeats."""
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+
     runner.agent.constrained = constrained
     case_ids = runner.agent.dataset.case_ids("train")[: args.prompts]
     tasks = [RankTask(case_id, runner.agent.initial_summary(case_id)) for case_id in case_ids]
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     args = parser.parse_args()
 
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
     config = (
         STARecConfig()
         .data(path=args.data)
