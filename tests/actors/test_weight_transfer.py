@@ -1,8 +1,5 @@
 """Weights in real engines: exact by broadcast, after the loss of a runner, in tensor parallel."""
 
-import os
-import signal
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,70 +9,11 @@ from actors.weight_transfer.object_store import ObjectStorePublisher
 from starec_ray.agent.tasks import RankTask
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
-from tests.tiny_recipe import tiny_recipe
+from tests.exact_logprobs import largest_gap
 
 pytestmark = pytest.mark.engine
 
 TASKS = [RankTask(f"u{user}/0", "Likes Alpha.") for user in range(4)]
-
-
-def largest_gap(folder, rollouts) -> float:
-    """Between the runners' log-probs and those of transformers with the saved weights."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    gap = 0.0
-    for row in rollouts.to_pylist():
-        prompt, reply = row["prompt_ids"], row["reply_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
-        expected = torch.log_softmax(logits, -1)[range(len(reply)), reply]
-        gap = max(gap, (expected - torch.tensor(row["logprobs"])).abs().max().item())
-    return gap
-
-
-def test_broadcast_weights_are_exact_also_after_a_runner_was_lost_in_the_middle(
-    small_world, tiny_model, tmp_path, ray_cluster, monkeypatch
-):
-    recipe = tiny_recipe(
-        small_world,
-        tiny_model,
-        None,
-        anchor={"num_traces": 16, "anchor_epochs": 1, "anchor_updates_per_iteration": 1},
-        env_runners={"weight_transfer": "gloo"},
-    )
-    algo = recipe.config.resolve().build_algo()
-    try:
-        algo.train()  # an optimiser step on traces: other weights than the engines started with
-        algo.save_model(tmp_path / "model")
-        both = algo.runners.sample(TASKS, rollouts=2, temperature=1.0, seed=0)
-        assert set(both["weight_version"].to_pylist()) == {1}
-        assert largest_gap(tmp_path / "model", both) < 1e-4
-        group = algo.transfer._group
-        assert set(algo.report) >= {"weight_transfer/join", "weight_transfer/load"}
-
-        algo._sync_weights()
-        assert algo.transfer._group == group
-
-        pids = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid())
-        call = algo.runners._call_in_time
-
-        def kill_one_before_it_receives(method, requests):
-            if method == "load_weights":
-                os.kill(pids[0], signal.SIGKILL)
-            return call(method, requests)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(algo.runners, "_call_in_time", kill_one_before_it_receives)
-            algo._sync_weights()
-        for _ in range(60):
-            again = algo.runners.sample(TASKS, rollouts=2, temperature=1.0, seed=1)
-            if len(algo.runners._current) == 2:
-                break
-        assert len(algo.runners._current) == 2
-        assert set(again["weight_version"].to_pylist()) == {3}
-        assert largest_gap(tmp_path / "model", again) < 1e-4
-        assert algo.transfer._group != group
-    finally:
-        algo.stop()
 
 
 def test_a_tensor_parallel_engine_gets_the_weights_in_all_of_its_parts(

@@ -1,0 +1,98 @@
+"""Both stages on real engines: the anchor's best epoch, then iterations sampled ahead."""
+
+import math
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from starec_ray.agent.agent import Agent
+from starec_ray.anchor import AnchorData
+from starec_ray.recipe import Recipe
+from starec_ray.run_dir import RunDir
+from starec_ray.traces import read_traces
+from starec_ray.train import train
+from tests.exact_logprobs import reply_logprobs
+from tests.small_world import dataset, write_random_traces
+from tests.tiny_recipe import tiny_recipe
+
+pytestmark = pytest.mark.engine
+
+ITERATIONS = 4
+
+
+@pytest.fixture(scope="module")
+def recipe(small_world, tiny_model, tmp_path_factory) -> Recipe:
+    agent = Agent.from_config(
+        tiny_recipe(small_world, tiny_model, None).config, dataset(small_world)
+    )
+    traces = write_random_traces(tmp_path_factory.mktemp("traces") / "t.parquet", agent, 40)
+    return tiny_recipe(
+        small_world,
+        tiny_model,
+        traces,
+        anchor={
+            "anchor_epochs": 3,
+            "anchor_lr": 0.3,  # too fast, so that the last epoch isn't the best
+            "held_out_trace_share": 0.25,
+            "anchor_validation_cases": 4,
+        },
+        training={"cases_per_iteration": 4, "group_size": 4, "max_staleness": 1},
+        env_runners={"num_env_runners": 1},
+        learners={"num_learners": 1},
+        run={"iterations": ITERATIONS, "checkpoint_every": 2, "evaluate": False},
+    )
+
+
+@pytest.fixture(scope="module")
+def run(recipe, tmp_path_factory, ray_cluster) -> RunDir:
+    return train(recipe, tmp_path_factory.mktemp("run") / "run", Console(quiet=True))
+
+
+def test_the_anchor_is_the_epoch_that_ranked_best_for_held_out_users(recipe, run):
+    epochs = [line for line in run.read_metrics() if "held_out_nll" in line]
+    assert len(epochs) == 3
+    for epoch in epochs:
+        assert 0 <= epoch["validation"]["malformed_rate"] <= 1
+    scores = [epoch["validation"]["ndcg@10"] for epoch in epochs]
+    best = scores.index(max(scores))
+    assert best < 2
+
+    config = recipe.config
+    agent = Agent.from_config(config, dataset(config.data_path))
+    data = AnchorData(
+        read_traces(config.traces[0], agent),
+        agent,
+        AutoTokenizer.from_pretrained(config.model_path),
+        longest_replies=dict.fromkeys(("rank", "reflect"), config.max_rank_tokens),
+        weights={},
+        held_out_share=config.held_out_trace_share,
+        epochs=3,
+        batch_size=config.anchor_batch_size,
+        seed=config.seed,
+    )
+    anchor = AutoModelForCausalLM.from_pretrained(run.anchored_model, dtype=torch.float32)
+    logprobs = [
+        reply_logprobs(anchor, row["prompt_ids"], row["reply_ids"])
+        for row in data.held_out.to_pylist()
+    ]
+    nll = -torch.cat(logprobs).mean().item()
+    assert nll == pytest.approx(epochs[best]["held_out_nll"], abs=1e-3)
+    assert abs(epochs[best]["held_out_nll"] - epochs[-1]["held_out_nll"]) > 0.1
+
+
+def test_iterations_sampled_ahead_are_one_version_old_and_each_is_used(run):
+    lines = [line for line in run.read_metrics() if line["stage"] == "reinforce"]
+    assert [line["iterations_done"] for line in lines] == [1, 2, 3, 4]
+    assert [line["staleness"] for line in lines] == [0, 1, 1, 1]
+    for line in lines:
+        for name in ("ratio_mean", "logprob_gap", "truncated_fraction"):
+            assert math.isfinite(line[name])
+        ledger = {k.removeprefix("rollouts/"): n for k, n in line.items() if "rollouts/" in k}
+        used = ledger["trained"] + ledger["skipped"] + ledger["followed_up"]
+        assert ledger["asked"] + ledger["asked_again"] == ledger["finished"] + ledger["lost"]
+        assert (ledger["finished"], ledger["waiting"]) == (used, 0)
+    assert run.rollout_iterations() == [line["iteration"] for line in lines]
+    assert not run.read_failures()  # nor any that came of ending it
+    assert run.model.exists()

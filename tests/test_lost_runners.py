@@ -1,0 +1,95 @@
+"""Env runners that are lost, on the real engines: between iterations, and amid a broadcast."""
+
+import os
+import signal
+
+import pytest
+
+from starec_ray.agent.agent import Agent
+from starec_ray.agent.tasks import RankTask
+from tests.exact_logprobs import largest_gap
+from tests.small_world import dataset, write_random_traces
+from tests.tiny_recipe import tiny_recipe
+
+pytestmark = pytest.mark.engine
+
+TASKS = [RankTask(f"u{user}/0", "Likes Alpha.") for user in range(4)]
+
+
+@pytest.fixture(scope="module")
+def algo(small_world, tiny_model, tmp_path_factory, ray_cluster):
+    """Two learners that broadcast to two env runners, after stage one."""
+    agent = Agent.from_config(
+        tiny_recipe(small_world, tiny_model, None).config, dataset(small_world)
+    )
+    traces = write_random_traces(tmp_path_factory.mktemp("traces") / "t.parquet", agent, 192)
+    recipe = tiny_recipe(small_world, tiny_model, traces, env_runners={"weight_transfer": "gloo"})
+    algo = recipe.config.resolve().build_algo()
+    try:
+        while algo.stage == "anchor":
+            algo.train()
+        yield algo
+    finally:
+        algo.stop()
+
+
+def test_broadcast_weights_are_exact_also_after_a_runner_was_lost_in_the_middle(
+    algo, tmp_path, monkeypatch
+):
+    algo.save_model(tmp_path / "model")
+    version, group = algo.runners.weight_version, algo.transfer._group
+    both = algo.runners.sample(TASKS, rollouts=2, temperature=1.0, seed=0)
+    assert set(both["weight_version"].to_pylist()) == {version}
+    assert largest_gap(tmp_path / "model", both) < 1e-4
+    assert "weight_transfer/load" in algo.report
+
+    algo._sync_weights()
+    assert algo.transfer._group == group
+
+    pids = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid())
+    call = algo.runners._call_in_time
+
+    def kill_one_before_it_receives(method, requests):
+        if method == "load_weights":
+            os.kill(pids[0], signal.SIGKILL)
+        return call(method, requests)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(algo.runners, "_call_in_time", kill_one_before_it_receives)
+        algo._sync_weights()
+    for _ in range(60):
+        again = algo.runners.sample(TASKS, rollouts=2, temperature=1.0, seed=1)
+        if len(algo.runners._current) == 2:
+            break
+    assert len(algo.runners._current) == 2
+    assert set(again["weight_version"].to_pylist()) == {version + 2}
+    assert largest_gap(tmp_path / "model", again) < 1e-4
+    assert algo.transfer._group != group
+
+
+def test_a_killed_runner_comes_back_and_a_saved_run_goes_on(algo, tmp_path, monkeypatch):
+    pids = algo.env_runner_group.foreach_env_runner(lambda runner: os.getpid())
+    os.kill(pids[0], signal.SIGKILL)
+    algo.train()
+    rollouts = {key[9:]: n for key, n in algo.report.items() if key.startswith("rollouts/")}
+    assert rollouts["lost"] == rollouts["asked_again"] > 0
+    assert rollouts["asked"] == rollouts["finished"]
+    assert rollouts["trained"] == 9 * 16  # eight cases ranked, one of them reflected on
+    assert rollouts["followed_up"] == 16 and rollouts["waiting"] == 0
+    # Found lost between two iterations: RLlib's own way back would end the learners.
+    algo.env_runner_group._worker_manager.set_actor_state(1, False)
+    algo.train()
+    assert algo.report["rank/malformed"] < 0.5  # untrained, every reply is malformed
+
+    monkeypatch.chdir(tmp_path)
+    saved = algo.save_to_path("checkpoint")
+    weights = algo.learners("nll", algo.anchor_data.train)
+    algo.train()
+    uninterrupted = algo.report
+    algo.restore_from_path(saved)
+    assert algo.learners("nll", algo.anchor_data.train) == weights
+    assert algo.iterations_done == 2
+    algo.train()
+    for key in ("rank/reward", "reflect/reward", "loss", "kl", "grad_norm", "lr"):
+        assert algo.report[key] == pytest.approx(uninterrupted[key], rel=1e-3), key
+    assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > 0
