@@ -10,12 +10,14 @@ import pyarrow as pa
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorManager
+from ray.util.placement_group import remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.logs import last_lines
 from starec_ray.data.dataset import load_targets
 from starec_ray.errors import DataError, DeadlineError, STARecError
 from starec_ray.failures import Failures
-from starec_ray.placement import apart
+from starec_ray.placement import NEXT_TO_NOTHING, apart
 from starec_ray.rewards import REWARD_SHAPES
 from starec_ray.schemas import SCORES
 
@@ -85,10 +87,11 @@ class RewardGroup:
         failures: Failures,
     ) -> None:
         remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(RewardActor)
-        self.actors = [
-            remote.options(scheduling_strategy=node).remote(data_path, reward_shape)
-            for node in apart(num_actors)
-        ]
+        self._place = apart(num_actors)
+        if self._place:
+            strategy = PlacementGroupSchedulingStrategy(self._place)
+            remote = remote.options(**NEXT_TO_NOTHING, scheduling_strategy=strategy)
+        self.actors = [remote.remote(data_path, reward_shape) for _ in range(num_actors)]
         self._manager = FaultTolerantActorManager(self.actors)
         self._timeout_s = timeout_s
         self._failures = failures
@@ -158,6 +161,8 @@ class RewardGroup:
         """Ends the actors."""
         for actor in self.actors:
             ray.kill(actor)
+        if self._place:
+            remove_placement_group(self._place)
 
     def _healthy(self, deadline: float, cause: str) -> list[int]:
         """Actors that answer; waits for a restart if there is none."""

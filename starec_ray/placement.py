@@ -1,21 +1,21 @@
 """Where actors live: an engine on one node, learners together, reward actors apart.
 
 An engine's GPUs are on one node because one actor holds them all. Ray spreads actors that are
-started one by one once a node is half full, so learners get a placement group. Its own "SPREAD"
-may put two actors that take no resources on one node, so reward actors are told theirs. A sweep's
-trials bring a placement group of their own for everything.
+started one by one once a node is half full, so learners get a placement group. Its
+strategies for actors, "SPREAD" and soft affinity to a node, may put two that take nothing on one
+node, so reward actors get a placement group too. A sweep's trials bring one for everything.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from starec_ray.errors import DeadlineError
+
+NEXT_TO_NOTHING = {"memory": 1}  # byte: a bundle must take something, and any node has that
 
 
 def actor_bundles(config: Any, *, learners: bool = True) -> list[dict[str, float]]:
@@ -69,14 +69,13 @@ def learners_together(config: Any) -> PlacementGroup | None:
     return place
 
 
-def apart(count: int) -> list[NodeAffinitySchedulingStrategy | None]:
-    """A node for each of so many actors, in turns, so that a node that is lost takes few of them;
-    one that comes back after that may live anywhere. None in a trial, whose own place Ray gives
-    them then."""
+def apart(count: int) -> PlacementGroup | None:
+    """A place for each of so many actors that take nothing, on as many nodes as there are, so that
+    a node that is lost takes few of them; Ray finds those another place. None in a trial, which
+    has one."""
     if ray.util.get_current_placement_group():
-        return [None] * count
-    alive = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-    return [NodeAffinitySchedulingStrategy(node, soft=True) for node in islice(cycle(alive), count)]
+        return None
+    return ray.util.placement_group([NEXT_TO_NOTHING] * count, strategy="SPREAD")
 
 
 def shortage(bundles: Sequence[Mapping[str, float]]) -> str:
