@@ -162,11 +162,15 @@ def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_fini
 
 
 def finished_trials(sweep: Path) -> list[str]:
-    """The folders of trials that Tune remembers as finished."""
+    """The folders of trials that Tune remembers as finished; it isn't told whole at any moment."""
     states = sorted((sweep / TRIALS).glob("experiment_state-*.json"))
     if not states:
         return []
-    trials = [json.loads(state) for state, _ in json.loads(states[-1].read_text())["trial_data"]]
+    try:
+        remembered = json.loads(states[-1].read_text())["trial_data"]
+    except json.JSONDecodeError:
+        return []
+    trials = [json.loads(state) for state, _ in remembered]
     return [t["relative_logdir"] for t in trials if t["status"] == "TERMINATED"]
 
 

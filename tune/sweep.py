@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
@@ -63,11 +64,11 @@ def sweep(
         config = _shared_anchor(recipe, space, folder.path, console)
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths stay what they are
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # that prints each trial's 300 settings
-        os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")  # what --resume knows is that old
-        if resume:
-            tuner = tune.Tuner.restore(str(trials), STARec, resume_errored=True)
+        varied = _varied(config, space)
+        if resume:  # trials that weren't drawn yet are made of what is given again
+            tuner = tune.Tuner.restore(str(trials), STARec, resume_errored=True, param_space=varied)
         else:
-            tuner = _tuner(config, recipe, space, folder.path)
+            tuner = _tuner(varied, recipe, space, folder.path)
         found = read_trials(tuner.fit(), space, recipe.run)
         write_results(found, recipe, folder.path, console)
     return found
@@ -94,12 +95,16 @@ def _shared_anchor(recipe: Recipe, space: Space, out: Path, console: Console) ->
     return build(with_values(recipe.sections, anchored)).config.resolve()
 
 
-def _tuner(config: STARecConfig, recipe: Recipe, space: Space, out: Path) -> tune.Tuner:
-    settings, run = space.settings, recipe.run
-    domains = space.domains()
+def _varied(config: STARecConfig, space: Space) -> dict[str, Any]:
+    """What trials are made of: the configuration, with domains where the space has fields."""
     config = config.copy(copy_frozen=False).evaluation(evaluation_interval=1)
-    for attribute, domain in domains.items():
+    for attribute, domain in space.domains().items():
         setattr(config, attribute, domain)
+    return config.to_dict()
+
+
+def _tuner(varied: dict[str, Any], recipe: Recipe, space: Space, out: Path) -> tune.Tuner:
+    settings, run = space.settings, recipe.run
     schedulers = {
         "asha": lambda: ASHAScheduler(
             time_attr=CLOCK,
@@ -110,13 +115,13 @@ def _tuner(config: STARecConfig, recipe: Recipe, space: Space, out: Path) -> tun
         "pbt": lambda: PopulationBasedTraining(
             time_attr=CLOCK,
             perturbation_interval=settings.grace_iterations,
-            hyperparam_mutations=domains,
+            hyperparam_mutations=space.domains(),
         ),
         "none": FIFOScheduler,
     }
     return tune.Tuner(
         STARec,
-        param_space=config.to_dict(),
+        param_space=varied,
         tune_config=tune.TuneConfig(
             metric=metric_path(run.metric),
             mode=run.mode,
