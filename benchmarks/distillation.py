@@ -46,6 +46,8 @@ def served(args: argparse.Namespace) -> Iterator[str]:
     if not args.gpu:
         # Blocks of 32: a rethink shares all but the end of its prompt with the first question.
         command += ["--enforce-eager", "--block-size", "32"]
+        # A prompt computed in chunks ends the engine there when its request has a seed.
+        command += ["--max-num-batched-tokens", str(16 * 1536)]
         environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         environment["OMP_NUM_THREADS"] = str(args.threads)
     with open(args.out / "server.log", "w") as log:

@@ -1,7 +1,6 @@
 """`starec distill`: traces for the anchor from a teacher."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -197,7 +196,7 @@ def distill(
             console.print(f"going on: {len(journal)} answers are there")
         targets = load_targets(data)
         traces = Distillation(agent, targets, asked, journal, settings).run()
-        summary = write_distillation(out, traces, asdict(asked.usage))
+        summary = write_distillation(out, traces, asked.usage.plain())
     print_distillation(summary, console)
     if faults := asked.usage.faults:
         told = ", ".join(f"{cause} {count} ×" for cause, count in faults.most_common())

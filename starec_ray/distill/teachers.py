@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from starec_ray.agent.formats import ReplyFormat
 from starec_ray.agent.prompts import Messages
@@ -55,6 +55,10 @@ class Usage:
     faults: Counter[str] = field(default_factory=Counter)  # requests that failed, by cause
     budget_spent: bool = False
     answers_before: int = 0  # of earlier processes: they show that the requests are sound
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it. Not `asdict`, which makes a counter count its own entries."""
+        return vars(self) | {"faults": dict(self.faults)}
 
 
 Record = Callable[[Question, Answer], None]

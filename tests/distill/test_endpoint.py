@@ -1,5 +1,6 @@
 """A teacher behind HTTP: its answers are read, and its failures cost tries, never the run."""
 
+import json
 import time
 from dataclasses import replace
 
@@ -45,6 +46,7 @@ def test_a_failure_costs_a_try(fault):
     assert teacher.usage.requests == 3
     assert sum(teacher.usage.faults.values()) == 2
     assert dict(teacher.usage.faults) == {fault: 2}
+    assert json.loads(json.dumps(teacher.usage.plain()))["faults"] == {fault: 2}
 
 
 @pytest.mark.parametrize("body", BROKEN)
