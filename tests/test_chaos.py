@@ -45,7 +45,7 @@ def test_what_is_killed_comes_back_and_the_run_is_that_of_one_uninterrupted(
         tmp_path / "run",
         [kind for kind in KINDS if kind != "driver"],  # that one's kill comes last
         seed=1,
-        pause_s=2.0,
+        pause_s=0.5,
         more_iterations=1,
         limit_s=400.0,
     )

@@ -117,18 +117,20 @@ def test_what_the_doctor_finds_ends_a_job_before_it_starts_anything(nodes, recip
 
 
 def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_finished(
-    nodes, recipe_file, tmp_path
+    nodes, recipe_file, small_world, tmp_path
 ):
     recipe = recipe_file(
-        model={"constrained_decoding": True},
         env_runners={"num_env_runners": 1, **ON_WORKERS},
         learners={"num_learners": 0},  # in the trial's own process
         evaluation={"validation_cases": 4},
         run={"iterations": 1},
     )
     space = tmp_path / "space.yaml"
-    # A ranking doesn't fit into two tokens: those trials fail.
-    fields = {"training.kl_coeff": {"grid": [0.0, 0.1]}, "model.max_rank_tokens": {"grid": [24, 2]}}
+    moved = str(tmp_path / "moved")  # the trials with it fail
+    fields = {
+        "training.kl_coeff": {"grid": [0.0, 0.1]},
+        "data.path": {"grid": [str(small_world), moved]},
+    }
     settings = {"num_samples": 1, "scheduler": "none", "max_concurrent": 2}
     space.write_text(yaml.safe_dump({"sweep": settings, "space": fields}))
     out = tmp_path / "sweep"
@@ -152,13 +154,15 @@ def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_fini
         assert (out / TRIALS / name / "result.json").read_bytes() == result
     table = list(csv.DictReader((out / "trials.csv").open()))
     for trial in table:
-        whole = trial["model.max_rank_tokens"] == "24"
+        whole = trial["data.path"] == str(small_world)
         assert bool(trial["ndcg@10"]) == whole
-        assert ("max_rank_tokens is 2, but" in trial["failed"]) != whole
+        assert ("isn't a prepared data folder" in trial["failed"]) != whole
     assert len(table) == 4
-    assert build(yaml.safe_load((out / "best.yaml").read_text())).config.max_rank_tokens == 24
+    best = build(yaml.safe_load((out / "best.yaml").read_text()))
+    assert best.config.data_path == str(small_world)
     assert (out / "best_model" / "model.safetensors").exists()
-    assert len({actor.node_id for actor in nodes.actors("VLLMEnvRunner")}) == 2
+    placed = {actor.node_id for actor in nodes.actors("VLLMEnvRunner") if actor.node_id}
+    assert len(placed) == 2
 
 
 def finished_trials(sweep: Path) -> list[str]:
