@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
@@ -105,15 +106,22 @@ def connect(address: str | None) -> JobSubmissionClient:
     """The cluster's job server: of `address`, else of RAY_ADDRESS, else of this machine.
 
     Raises:
-        ConfigError: if none answers.
+        ConfigError: if none answers, or one that asks for another token.
     """
     if address:
         # Ray lets its variables override an address that is given.
         os.environ["RAY_API_SERVER_ADDRESS"] = address
+    where = address or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"the cluster at {where} doesn't let this machine in: "
+            f"{error.message.strip().splitlines()[0]} RAY_AUTH_MODE must be what its nodes were "
+            "started with: token, with the same token in RAY_AUTH_TOKEN or in the file that "
+            "RAY_AUTH_TOKEN_PATH names, or disabled."
+        ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise ConfigError(
             f"no cluster answers at {where}: {str(error).strip().splitlines()[-1]} Its dashboard "
             "listens on port 8265 of the head; from elsewhere: `ray dashboard cluster.yaml` or "

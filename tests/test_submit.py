@@ -3,7 +3,9 @@
 import asyncio
 import io
 import shlex
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import typer
@@ -114,6 +116,25 @@ def test_a_cluster_that_is_not_there_is_told_with_what_to_do(monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
     with pytest.raises(ConfigError, match=r"no cluster answers at http://127.0.0.1:1: .*8265"):
         submit.connect("http://127.0.0.1:1")
+
+
+class AsksForToken(BaseHTTPRequestHandler):
+    """A job server that lets no one in, in the words of Ray's."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b"Unauthorized: Missing authentication token")
+
+
+def test_a_cluster_that_asks_for_a_token_is_told_with_what_to_do(monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    with ThreadingHTTPServer(("127.0.0.1", 0), AsksForToken) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(ConfigError, match=f"{address} doesn't let .*Missing.*RAY_AUTH_TOKEN"):
+            submit.connect(address)
+        server.shutdown()
 
 
 class FaultyLine:
