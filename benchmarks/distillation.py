@@ -29,6 +29,8 @@ from rich.table import Table
 from starec_ray.models import resolve_dtype, resolve_model
 from starec_ray.traces import KEPT
 
+SCORED = ["rank", "reflect"]
+
 
 @contextmanager
 def served(args: argparse.Namespace) -> Iterator[str]:
@@ -86,10 +88,11 @@ def distil(args: argparse.Namespace, url: str) -> list[str]:
 
 
 def figures(traces: pa.Table) -> dict[str, dict[str, Any]]:
-    """For each scored kind and step: answers, and their mean NDCG with its standard error."""
+    """For each scored kind, for both, and step: answers, mean NDCG with its standard error."""
     found: dict[str, dict[str, Any]] = {}
-    for kind in ("rank", "reflect"):
-        table = traces.filter(pc.and_(pc.equal(traces["kind"], kind), pc.is_valid(traces["score"])))
+    scored = traces.filter(pc.is_valid(traces["score"]))
+    for kind, kinds in {"rank": ["rank"], "reflect": ["reflect"], "both": SCORED}.items():
+        table = scored.filter(pc.is_in(scored["kind"], pa.array(kinds)))
         first, kept = pc.equal(table["attempt"], 0), pc.equal(table["verdict"], KEPT)
         steps = {
             "asked": first,

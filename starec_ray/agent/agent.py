@@ -159,15 +159,16 @@ class Agent:
 def split_rationale(reply: str) -> tuple[str, str]:
     """(rationale, answer): the text in the think tags and the text behind them.
 
-    A rationale that is opened and never closed leaves no answer; without tags there is no
-    rationale. An opening tag that the chat template wrote, and the reply lacks, is no fault.
+    A model that thinks on its own may think once more because it was asked to: the answer stands
+    behind the last tag. A rationale that is never closed leaves no answer; without tags there is
+    no rationale. An opening tag that the chat template wrote, and the reply lacks, is no fault.
     """
-    reply = reply[:MAX_REPLY]
-    before, closed, answer = reply.partition("</think>")
-    if closed:
-        return before.replace("<think>", "").strip(), answer.strip()
-    before, opened, rationale = reply.partition("<think>")
-    return (rationale.strip(), before.strip()) if opened else ("", reply.strip())
+    thoughts, closed, answer = reply.rpartition("</think>")
+    if not closed:
+        answer, _, thoughts = reply.partition("<think>")
+    for tag in ("<think>", "</think>"):
+        thoughts = thoughts.replace(tag, " ")
+    return thoughts.strip()[:MAX_REPLY], answer.strip()[:MAX_REPLY]
 
 
 def read_summary(answer: str) -> str:

@@ -133,7 +133,7 @@ def distill(
     from starec_ray.distill.journal import Journal
     from starec_ray.distill.pipeline import Distillation, DistillSettings
     from starec_ray.distill.report import print_distillation, write_distillation
-    from starec_ray.distill.teachers import Teacher, TemplateAnswers
+    from starec_ray.distill.teachers import CUT_OFF, Teacher, TemplateAnswers
 
     if reply_format not in FORMATS:
         raise ConfigError(f"--reply-format {reply_format!r}: choose {' or '.join(FORMATS)}.")
@@ -195,12 +195,16 @@ def distill(
         if len(journal):
             console.print(f"going on: {len(journal)} answers are there")
         targets = load_targets(data)
-        traces = Distillation(agent, targets, asked, journal, settings).run()
-        summary = write_distillation(out, traces, asked.usage.plain())
+        distillation = Distillation(agent, targets, asked, journal, settings)
+        traces = distillation.run()
+        usage = asked.usage.plain()
+        summary = write_distillation(out, traces, usage, distillation.unanswered)
     print_distillation(summary, console)
     if faults := asked.usage.faults:
         told = ", ".join(f"{cause} {count} ×" for cause, count in faults.most_common())
         console.print(f"requests that failed: {told}")
+        if faults[CUT_OFF]:
+            console.print("[yellow]thoughts used up all tokens:[/] raise --max-tokens")
     if asked.usage.budget_spent:
         console.print("[yellow]the budget is spent:[/] the same command goes on from here")
     console.print(f"traces: {out / 'traces.parquet'}")

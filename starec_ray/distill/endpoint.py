@@ -1,7 +1,6 @@
 """A teacher behind an OpenAI-compatible endpoint."""
 
 import asyncio
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,25 +12,32 @@ from openai.types.chat import ChatCompletion
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     wait_random_exponential,
 )
 
 from starec_ray.agent.agent import split_rationale
-from starec_ray.distill.teachers import Answer, Question, Record, Usage
+from starec_ray.distill.teachers import CUT_OFF, Answer, Question, Record, Usage
 from starec_ray.errors import ConfigError
 
-# What no second try mends: a wrong key, a model that isn't there.
-FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+# What no second try mends: a wrong key, an empty account, a model that isn't there.
+FATAL = (401, 402, 403, 404)
+# What may go well the next time, beside every 5xx.
+PASSING = (408, 409, 429)
 # A request that the endpoint won't have. One prompt may be too long for it; so many before the
 # first answer mean that all are refused, for a field that it doesn't know, say.
-REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
+REFUSED = (400, 422)
 MOST_REFUSED = 3
+MOST_TOKENS = 2**31 - 1  # that a column of the table holds
 
 
 class EmptyAnswerError(Exception):
     """The endpoint answered without a word."""
+
+
+class CutOffError(Exception):
+    """The answer's tokens were used up by its thoughts: another try would cost as many again."""
 
 
 class NoCompletionError(Exception):
@@ -42,15 +48,14 @@ class _BudgetSpentError(Exception):
     """No request is sent any more."""
 
 
-PASSING = (
-    openai.APIConnectionError,  # a cut stream and a timeout too
-    openai.RateLimitError,
-    openai.InternalServerError,
-    openai.ConflictError,
-    openai.APIResponseValidationError,
-    EmptyAnswerError,
-    NoCompletionError,
-)
+FAULTS = (openai.APIError, EmptyAnswerError, CutOffError, NoCompletionError)
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether another try may go well."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in PASSING or error.status_code >= 500
+    return isinstance(error, FAULTS) and not isinstance(error, CutOffError)
 
 
 @dataclass(frozen=True)
@@ -116,20 +121,9 @@ class EndpointTeacher:
                     answer = await self._with_retries(client, rate, question)
                 except _BudgetSpentError:
                     self.usage.budget_spent = True
-                except FATAL as error:
-                    raise ConfigError(
-                        f"{settings.base_url} refuses model {settings.model!r} with the key in "
-                        f"{settings.key_variable}: {error.message}"
-                    ) from None
-                except REFUSED as error:
-                    self._refused += 1
-                    answered = self.usage.answers + self.usage.answers_before
-                    if self._refused >= MOST_REFUSED and not answered:
-                        raise ConfigError(
-                            f"{settings.base_url} refuses the requests themselves, HTTP "
-                            f"{error.status_code}: {error.message}"
-                        ) from None
-                except (*PASSING, openai.APIError):
+                except openai.APIStatusError as error:
+                    self._check_refusal(error)
+                except FAULTS:
                     pass  # counted where it happened; the question stays open
                 else:
                     self.usage.answers += 1
@@ -142,11 +136,26 @@ class EndpointTeacher:
         except* ConfigError as refusals:
             raise refusals.exceptions[0] from None
 
+    def _check_refusal(self, error: openai.APIStatusError) -> None:
+        """Ends it all if the others would be refused as well."""
+        settings, status = self.settings, error.status_code
+        if status in FATAL:
+            raise ConfigError(
+                f"{settings.base_url} refuses model {settings.model!r} with the key in "
+                f"{settings.key_variable}, HTTP {status}: {error.message}"
+            ) from None
+        self._refused += status in REFUSED
+        if self._refused >= MOST_REFUSED and not self.usage.answers + self.usage.answers_before:
+            raise ConfigError(
+                f"{settings.base_url} refuses the requests themselves, HTTP {status}: "
+                f"{error.message}"
+            ) from None
+
     async def _with_retries(
         self, client: openai.AsyncOpenAI, rate: AsyncLimiter | None, question: Question
     ) -> Answer:
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(PASSING),
+            retry=retry_if_exception(_passes),
             stop=stop_after_attempt(self.settings.tries),
             wait=self._wait,
             reraise=True,
@@ -160,20 +169,18 @@ class EndpointTeacher:
         longest = self.settings.longest_wait_s
         if isinstance(error, openai.APIStatusError):
             asked = error.response.headers.get("retry-after", "")
-            if asked.replace(".", "", 1).isdigit():
+            if asked.replace(".", "", 1).isdecimal():
                 return min(float(asked), longest)
         return wait_random_exponential(multiplier=1, max=longest)(state)
 
     async def _ask(
         self, client: openai.AsyncOpenAI, rate: AsyncLimiter | None, question: Question
     ) -> Answer:
+        self._check_budget()
         if rate is not None:
             await rate.acquire()
+            self._check_budget()
         settings, usage = self.settings, self.usage
-        if settings.budget_requests and usage.requests >= settings.budget_requests:
-            raise _BudgetSpentError
-        if settings.budget_tokens and usage.tokens >= settings.budget_tokens:
-            raise _BudgetSpentError
         usage.requests += 1
         try:
             completion = await client.chat.completions.create(
@@ -185,12 +192,19 @@ class EndpointTeacher:
                 extra_body=settings.extra_body | _structured(question),
             )
             return self._read(completion)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            usage.faults[_cause(NoCompletionError())] += 1
-            raise NoCompletionError from error
-        except (openai.APIError, EmptyAnswerError, NoCompletionError) as error:
+        except FAULTS as error:
             usage.faults[_cause(error)] += 1
             raise
+        except Exception as error:  # whatever the client makes of what isn't even the protocol
+            usage.faults[_cause(NoCompletionError())] += 1
+            raise NoCompletionError from error
+
+    def _check_budget(self) -> None:
+        settings, usage = self.settings, self.usage
+        if settings.budget_requests and usage.requests >= settings.budget_requests:
+            raise _BudgetSpentError
+        if settings.budget_tokens and usage.tokens >= settings.budget_tokens:
+            raise _BudgetSpentError
 
     def _read(self, completion: Any) -> Answer:
         # The client checks no types, and servers differ in what they leave out.
@@ -206,18 +220,20 @@ class EndpointTeacher:
         reasoning = _text(message, "reasoning_content") or _text(message, "reasoning")
         inline, text = split_rationale(_text(message, "content"))
         if not text.strip():
-            raise EmptyAnswerError
+            cut_off = getattr(completion.choices[0], "finish_reason", None) == "length"
+            raise CutOffError if cut_off else EmptyAnswerError
         return Answer(text, reasoning or inline, prompt_tokens, reply_tokens)
 
 
 def _number(part: Any, name: str) -> int:
     value = getattr(part, name, None)
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and 0 <= value <= MOST_TOKENS else 0
 
 
 def _text(part: Any, name: str) -> str:
     value = getattr(part, name, None)
-    return value if isinstance(value, str) else ""
+    # JSON may hold half a surrogate pair, which no file takes.
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def _structured(question: Question) -> dict[str, Any]:
@@ -234,6 +250,7 @@ def _cause(error: Exception) -> str:
         return "connection lost"
     causes: dict[type[Exception], str] = {
         EmptyAnswerError: "empty answer",
+        CutOffError: CUT_OFF,
         NoCompletionError: "no completion",
     }
     return causes.get(type(error), type(error).__name__)

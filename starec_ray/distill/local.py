@@ -8,7 +8,7 @@ import ray
 
 from starec_ray.agent.agent import split_rationale
 from starec_ray.cluster import check_resources
-from starec_ray.distill.teachers import Answer, Question, Record, Usage
+from starec_ray.distill.teachers import CUT_OFF, Answer, Question, Record, Usage
 from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
 from starec_ray.tokens import prompt_ids
 
@@ -72,10 +72,11 @@ class LocalTeacher:
                 self.usage.faults[str(error).splitlines()[0][:80]] += 1
                 continue
             reasoning, text = split_rationale(row["generated_text"])
-            if not text.strip():
-                self.usage.faults["empty answer"] += 1
-                continue
             read, written = int(row["num_input_tokens"]), int(row["num_generated_tokens"])
+            if not text.strip():
+                cut_off = written >= self.settings.max_tokens
+                self.usage.faults[CUT_OFF if cut_off else "empty answer"] += 1
+                continue
             self.usage.answers += 1
             self.usage.tokens += read + written
             record(questions[row["number"]], Answer(text, reasoning, read, written))

@@ -5,6 +5,7 @@ fault named. The table that comes of it is a function of the data, the settings 
 what the journal holds isn't asked again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +70,9 @@ class Distillation:
     Args:
         agent: writes the prompts and reads the replies.
         targets: case id → item id that the user chose; the teacher sees it as feedback alone.
+
+    Attributes:
+        unanswered: step of the loop → questions that were left open.
     """
 
     agent: Agent
@@ -76,6 +80,7 @@ class Distillation:
     teacher: Teacher
     journal: Journal
     settings: DistillSettings
+    unanswered: Counter[str] = field(default_factory=Counter)
     _follow_ups: list[tuple[Task, Attempt]] = field(default_factory=list)
 
     def run(self) -> pa.Table:
@@ -141,7 +146,7 @@ class Distillation:
                 answered, readings, judged, strict=True
             ):
                 chains[index].append(Attempt(question, answer, reading, score, judgement))
-            asked = [i for i, *_ in answered if chains[i][-1].judgement.verdict != KEPT]
+            asked = [i for i, *_ in answered if chains[i][-1].judgement.fault]
         return chains
 
     def _ask(self, name: str, questions: Sequence[Question]) -> list[Answer | None]:
@@ -156,7 +161,10 @@ class Distillation:
                     progress.advance()
 
                 self.teacher.answer(list(unanswered.values()), record)
-        return [self.journal.get(question) for question in questions]
+        answers = [self.journal.get(question) for question in questions]
+        if missing := answers.count(None):
+            self.unanswered[name] += missing
+        return answers
 
     def _question(self, task: Task, chain: Chain) -> Question:
         messages = self.agent.prompt(task, _count_tokens).messages

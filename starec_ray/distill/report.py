@@ -59,13 +59,16 @@ def _mean(values: np.ndarray) -> float | None:
     return round(float(values.mean()), 4) if len(values) else None
 
 
-def write_distillation(folder: Path, traces: pa.Table, asked: Mapping[str, Any]) -> dict[str, Any]:
+def write_distillation(
+    folder: Path, traces: pa.Table, asked: Mapping[str, Any], unanswered: Mapping[str, int]
+) -> dict[str, Any]:
     """Writes traces.parquet, report.json and report.png into `folder`, each whole.
 
     Args:
         asked: what the teacher was asked in this process, for the report.
+        unanswered: step of the loop → questions that were left open.
     """
-    summary = summarise(traces) | {"this_call": dict(asked)}
+    summary = summarise(traces) | {"unanswered": dict(unanswered), "this_call": dict(asked)}
     with written_whole(folder / "traces.parquet") as aside:
         pq.write_table(traces, aside, compression="zstd")
     with written_whole(folder / "report.json") as aside:
@@ -91,6 +94,9 @@ def print_distillation(summary: Mapping[str, Any], console: Console) -> None:
         cells = ("-" if mean is None else f"{100 * mean:.1f}" for mean in means.values())
         table.add_row(SCORED[kind], *cells)
     console.print(table)
+    if unanswered := summary["unanswered"]:
+        told = ", ".join(f"{step} {count}" for step, count in unanswered.items())
+        console.print(f"[yellow]left open:[/] {told}")
     tokens = summary["tokens"]
     console.print(f"tokens: {tokens['prompt']:,} of prompts, {tokens['reply']:,} of replies")
 

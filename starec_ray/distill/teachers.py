@@ -13,6 +13,8 @@ from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask, Task
 from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.data.dataset import Dataset
 
+CUT_OFF = "cut off by --max-tokens"  # among the causes of failed requests
+
 
 @dataclass(frozen=True)
 class Question:

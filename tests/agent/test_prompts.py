@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starec_ray.agent.agent import Agent, read_summary, split_rationale
+from starec_ray.agent.formats import MAX_REPLY
 from starec_ray.agent.item_text import clean, popularity_level
 from starec_ray.agent.memory import MAX_SUMMARY, digest
 from starec_ray.agent.tasks import RankTask, ReflectTask
@@ -136,6 +137,8 @@ def test_no_reply_raises_and_every_reading_is_complete(reply):
         ("why</think> Matrix9", "why", "Matrix9"),
         ("Matrix9", "", "Matrix9"),
         ("<think>never closed", "never closed", ""),
+        ("<think>long</think><think>as asked</think>Matrix9", "long  as asked", "Matrix9"),
+        ("<think>" + "x" * MAX_REPLY + "</think>Matrix9", "x" * MAX_REPLY, "Matrix9"),
     ],
 )
 def test_the_rationale_is_kept_apart_from_the_answer(reply, rationale, answer):

@@ -9,7 +9,17 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-FAULTS = ("HTTP 429", "HTTP 500", "timeout", "connection lost", "empty answer", "no completion")
+from starec_ray.distill.teachers import CUT_OFF
+
+FAULTS = (
+    "HTTP 408",
+    "HTTP 429",
+    "HTTP 500",
+    "timeout",
+    "connection lost",
+    "empty answer",
+    "no completion",
+)
 # Other things that are no completion, by the body that is sent.
 BROKEN = {
     "a proxy's page": b"<html>not here</html>",
@@ -17,6 +27,9 @@ BROKEN = {
     "no object": b'"done"',
     "no choices": b'{"object": "chat.completion", "choices": []}',
     "a choice of nothing": b'{"object": "chat.completion", "choices": [{}]}',
+    "choices that are no list": b'{"object": "chat.completion", "choices": {"a": 1}}',
+    "a number of choices": b'{"object": "chat.completion", "choices": 3}',
+    "a deep nest": b"[" * 100_000,
     "no message": b'{"object": "chat.completion", "choices": [{"index": 0, "message": null}]}',
 }
 SLOW_S = 1.5
@@ -36,6 +49,7 @@ class TeacherServer(ThreadingHTTPServer):
         self.faults = list(faults)
         self.reasoning = reasoning  # "inline" or the name of a field
         self.seen: list[dict[str, Any]] = []
+        self.keys: list[str] = []
         self.at_once = self.most_at_once = 0
         self.guard = threading.Lock()
 
@@ -82,6 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.guard:
             fault = self.server.faults.pop(0) if self.server.faults else ""
             self.server.seen.append(request)
+            self.server.keys.append(self.headers["Authorization"])
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
         try:
@@ -103,17 +118,20 @@ class _Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": text}
         if fault == "empty answer":
             message["content"] = ""
+        elif fault == CUT_OFF:
+            message["content"] = f"<think>{reasoning}"
         elif self.server.reasoning == "inline":
             message["content"] = f"<think>{reasoning}</think>\n{text}"
         else:
             message[self.server.reasoning] = reasoning
+        finish = "length" if fault == CUT_OFF else "stop"
         body = json.dumps(
             {
                 "id": "1",
                 "object": "chat.completion",
                 "created": 0,
                 "model": request["model"],
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
                 "usage": {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 60},
             }
         ).encode()

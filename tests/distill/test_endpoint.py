@@ -3,12 +3,17 @@
 import json
 import time
 from dataclasses import replace
+from unittest.mock import Mock
 
+import httpx
+import openai
 import pytest
+from openai.types.chat import ChatCompletion
+from tenacity import RetryCallState
 
 from starec_ray.agent.tasks import SummarizeTask
 from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
-from starec_ray.distill.teachers import Answer, Question
+from starec_ray.distill.teachers import CUT_OFF, Answer, Question
 from starec_ray.errors import ConfigError
 from tests.distill.server import BROKEN, FAULTS, SLOW_S, teacher_server
 
@@ -57,6 +62,61 @@ def test_whatever_comes_in_place_of_a_completion_costs_a_try(body):
     assert dict(teacher.usage.faults) == {"no completion": 1}
 
 
+def test_thoughts_that_use_up_all_tokens_are_told_as_such_and_not_paid_for_twice():
+    with teacher_server([CUT_OFF]) as server:
+        teacher, answers = ask(server.url, [question(1), question(2)], concurrency=1)
+    assert len(answers) == 1 and len(server.seen) == 2
+    assert teacher.usage.faults == {CUT_OFF: 1}
+
+
+def test_what_no_file_takes_is_replaced_and_counts_beyond_reason_are_none():
+    answer = EndpointTeacher(EndpointSettings("", "small"))._read(
+        ChatCompletion.model_validate(
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "small",
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": {"role": "assistant", "content": "Likes \ud800."},
+                        "finish_reason": "stop",
+                    }
+                ],
+                "usage": {"prompt_tokens": 2**40, "completion_tokens": -1, "total_tokens": 0},
+            }
+        )
+    )
+    assert answer == Answer("Likes ?.", "", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [("2.5", 2.5), ("90", 60.0), ("²", None), ("tomorrow", None), ("", None)]
+)
+def test_it_waits_as_long_as_the_endpoint_asks_for_else_twice_as_long_each_time(asked, seconds):
+    request = httpx.Request("POST", "http://host")
+    response = httpx.Response(429, headers={"Retry-After": asked.encode()}, request=request)
+    error = openai.RateLimitError("not now", response=response, body=None)
+    waits = []
+    for attempt in range(1, 9):
+        state = RetryCallState(Mock(), None, (), {})
+        state.attempt_number = attempt
+        state.set_exception((type(error), error, None))
+        waits.append(EndpointTeacher(EndpointSettings("", "small"))._wait(state))
+    if seconds is not None:
+        assert waits == [seconds] * 8
+    else:
+        assert all(0 <= wait <= min(2**n, 60) for n, wait in enumerate(waits))
+
+
+def test_the_key_is_read_from_the_variable(monkeypatch):
+    monkeypatch.setenv("TEACHER_KEY", "secret")
+    with teacher_server() as server:
+        ask(server.url, [question(1)], key_variable="TEACHER_KEY")
+    assert server.keys == ["Bearer secret"]
+
+
 def test_a_question_that_is_refused_is_left_and_the_others_are_answered():
     with teacher_server(["", *["HTTP 400"] * 3]) as server:
         teacher, answers = ask(server.url, [question(n) for n in range(5)], concurrency=1)
@@ -89,7 +149,7 @@ def test_a_question_that_keeps_failing_is_left_and_the_others_are_answered():
     assert teacher.usage.answers == 3 and teacher.usage.faults == {"HTTP 500": 3}
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_a_refused_key_or_model_ends_it_at_once(status):
     refused = pytest.raises(ConfigError, match="refuses model 'small' with the key in")
     with teacher_server([f"HTTP {status}"] * 50) as server, refused:
@@ -126,3 +186,12 @@ def test_a_spent_budget_stops_it_cleanly(budget, answered):
         teacher, answers = ask(server.url, [question(n) for n in range(5)], concurrency=1, **budget)
     assert len(answers) == len(server.seen) == answered
     assert teacher.usage.budget_spent
+
+
+def test_a_spent_budget_waits_for_no_slot_of_the_rate():
+    with teacher_server() as server:
+        start = time.monotonic()
+        slow = {"requests_per_minute": 60, "budget_requests": 1}
+        _, answers = ask(server.url, [question(n) for n in range(40)], concurrency=2, **slow)
+        assert time.monotonic() - start < 10  # forty slots are forty seconds
+    assert len(answers) == 1

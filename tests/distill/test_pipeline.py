@@ -14,6 +14,7 @@ from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
 from starec_ray.distill.journal import Journal
 from starec_ray.distill.pipeline import Distillation, DistillSettings
 from starec_ray.distill.report import summarise, write_distillation
+from starec_ray.distill.screening import NO_ANSWER
 from starec_ray.distill.teachers import TemplateAnswers
 from starec_ray.metrics import ndcg_at
 from starec_ray.schemas import DISTILLED
@@ -37,8 +38,8 @@ def distil(agent, films, path, server=None, **endpoint):
         teacher = EndpointTeacher(EndpointSettings(server.url, "small", **settings))
     with Journal(path, teacher.name) as journal:
         settings = DistillSettings(USERS, min_score=0.5, rethinks=2, seed=3)
-        table = Distillation(agent, load_targets(films), teacher, journal, settings).run()
-    return table, teacher.usage
+        distillation = Distillation(agent, load_targets(films), teacher, journal, settings)
+        return distillation.run(), distillation
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +125,12 @@ def test_a_run_that_failed_and_stopped_anywhere_ends_in_the_same_table(
     asked = 0
     for budget in (5, 11, 17, 0):
         with teacher_server(faults) as server:
-            again, usage = distil(
+            again, stopped = distil(
                 agent, films, tmp_path / "j", server, concurrency=2, budget_requests=budget
             )
-            asked += usage.answers
-        assert usage.budget_spent == bool(budget)
+            asked += stopped.teacher.usage.answers
+        assert stopped.teacher.usage.budget_spent == bool(budget)
+        assert bool(stopped.unanswered) == bool(budget)
     assert again.equals(table)
     assert asked == len((tmp_path / "j").read_text().splitlines())  # nothing was asked twice
 
@@ -140,7 +142,8 @@ def test_what_was_kept_drops_into_the_anchor(table, agent, tmp_path):
 
 
 def test_the_report_counts_what_the_table_holds(table, tmp_path):
-    summary = write_distillation(tmp_path, table, {"requests": 1})
+    summary = write_distillation(tmp_path, table, {"requests": 1}, {"rank again": 2})
+    assert summary["unanswered"] == {"rank again": 2}
     assert json.loads((tmp_path / "report.json").read_text()) == summary
     verdicts = summary["verdicts"]
     assert sum(sum(counts.values()) for counts in verdicts.values()) == len(table)
@@ -186,5 +189,19 @@ def test_refusals_of_what_is_left_open_do_not_end_a_distillation_that_goes_on(
     lines = (tmp_path / "j").read_text().splitlines(keepends=True)
     (tmp_path / "j").write_text("".join(lines[:-6]))
     with teacher_server(["HTTP 400"] * 4) as server:
-        table, usage = distil(agent, films, tmp_path / "j", server, concurrency=1)
-    assert usage.faults["HTTP 400"] == 4 and table.num_rows > USERS
+        table, distillation = distil(agent, films, tmp_path / "j", server, concurrency=1)
+    assert distillation.teacher.usage.faults["HTTP 400"] == 4 and table.num_rows > USERS
+    assert distillation.unanswered.total() == 4
+
+
+def test_a_reflection_whose_follow_up_got_no_answer_is_not_rethought_for_it(agent, films, tmp_path):
+    with teacher_server() as server:
+        distil(agent, films, tmp_path / "j", server)
+    lines = (tmp_path / "j").read_text().splitlines(keepends=True)
+    follow_up = max(n for n, line in enumerate(lines) if json.loads(line)["text"].startswith("1. "))
+    (tmp_path / "j").write_text("".join(lines[:follow_up] + lines[follow_up + 1 :]))
+    with teacher_server(["HTTP 400"]) as server:
+        table, distillation = distil(agent, films, tmp_path / "j", server)
+        assert len(server.seen) == 1
+    assert distillation.unanswered == {"rank again": 1}
+    assert table["verdict"].to_pylist().count(NO_ANSWER) == 1
