@@ -178,12 +178,10 @@ class _PackedGroups(Function):
             far, far_lse = _flash(q[:, :, replies], kp, vp, 0.0, False, scale=scaling)
             own = [fold.apart(tensor[:, :, replies]) for tensor in (q, k, v)]
             near, near_lse = map(fold.joined, _flash(*own, 0.0, True, scale=scaling))
-            both_lse = torch.logaddexp(far_lse, near_lse)
-            far_share, near_share = (
-                (part_lse - both_lse).exp_()[..., None] for part_lse in (far_lse, near_lse)
-            )
-            out[:, :, replies] = far_share * far + near_share * near
-            lse[:, :, replies] = both_lse
+            # A share by the difference: a log-sum-exp in the tens is rounded at its sixth digit.
+            far_share = torch.sigmoid(far_lse - near_lse)[..., None]
+            out[:, :, replies] = torch.lerp(near, far, far_share)
+            lse[:, :, replies] = torch.logaddexp(far_lse, near_lse)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.spans, ctx.scaling = spans, scaling
