@@ -14,7 +14,7 @@ from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import TOP_GRADE
 from starec_ray.agent.tasks import RankTask, ReflectTask, Task
 from starec_ray.agent.teacher import TemplateTeacher
-from starec_ray.errors import DataError
+from starec_ray.errors import ConfigError, DataError
 from starec_ray.schemas import TRACE_KINDS, TRACES
 
 BUNDLED, TEMPLATE = "bundled", "template"
@@ -35,12 +35,21 @@ class TraceSource:
     @classmethod
     def of(cls, name: str) -> "TraceSource":
         """Reads a file's name, "bundled" or "template", with or without kinds behind it:
-        "bundled:reflect,summarize"."""
+        "bundled:reflect,summarize".
+
+        Raises:
+            ConfigError: if no trace could come of it.
+        """
         table, _, last = str(name).rpartition(":")
         kinds = tuple(last.split(","))
         if not table or not set(kinds) <= set(TRACE_KINDS):
             table, kinds = str(name), TRACE_KINDS
         if table == TEMPLATE:
+            if not set(kinds) & {"rank", "reflect"}:
+                raise ConfigError(
+                    f"traces {name!r}: the template teacher ranks and reflects, so that none would "
+                    "come of it."
+                )
             return cls(None, kinds)
         return cls(BUNDLED_TRACES if table == BUNDLED else Path(table), kinds)
 

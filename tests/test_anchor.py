@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from starec_ray.agent.agent import Agent
 from starec_ray.anchor import AnchorData
 from starec_ray.config import STARecConfig
-from starec_ray.errors import DataError
+from starec_ray.errors import ConfigError, DataError
 from starec_ray.schemas import TRACE_KINDS
 from starec_ray.traces import BUNDLED_TRACES, TraceSource, gather_traces
 from tests.small_world import TARGET, dataset, write_random_traces
@@ -108,6 +108,11 @@ def test_a_source_of_traces_is_read_and_written_again(name, path, kinds):
     assert source == TraceSource(path, kinds)
     again = TraceSource.of(str(source))
     assert again == TraceSource(path and path.absolute(), kinds)
+
+
+def test_a_kind_that_the_template_teacher_does_not_write_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"'template:summarize': the template teacher ranks and"):
+        TraceSource.of("template:summarize")
 
 
 def test_a_user_is_learned_or_held_out_never_both(traces, agent, tokenizer):

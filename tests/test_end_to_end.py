@@ -21,6 +21,16 @@ from tests.tiny_recipe import tiny_recipe
 
 pytestmark = pytest.mark.engine
 
+# Of every iteration, beside what the tests look into.
+MEASURED = {
+    *(f"{kind}/{name}" for kind in ("rank", "reflect") for name in ("reward", "malformed")),
+    *("rank/groups_without_variance", "rank/prompt_tokens", "rank/reply_tokens"),
+    *("rank/history_shed", "clip_fraction", "entropy", "grad_norm", "logprob_gap", "lr"),
+    *("seconds/wait_for_rollouts", "seconds/update", "seconds/weight_transfer"),
+    *("tokens_per_second/rank", "tokens_per_second/update"),
+    *(f"memory_bytes/{actor}" for actor in ("driver", "env_runner_1", "reward_actor_0")),
+}
+
 
 @pytest.fixture(scope="module")
 def traces(small_world, tiny_model, tmp_path_factory):
@@ -52,6 +62,7 @@ def test_training_raises_the_reward_over_the_untrained_policy(
     assert [line["stage"] for line in lines] == ["anchor"] * 8 + ["reinforce"] * 24
     reinforce = lines[8:]
     assert reinforce[-1]["rank/reward"] > reinforce[0]["rank/reward"] + 0.1
+    assert MEASURED <= set(reinforce[-1])
     for line in reinforce:
         assert line["reflect/reward"] >= -1
         assert line["ratio_mean"] == pytest.approx(1.0, abs=0.05)

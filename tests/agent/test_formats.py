@@ -48,12 +48,33 @@ def test_a_written_ranking_of_films_is_whole_and_in_order(name):
     assert [grades[i] for i in reading.order] == sorted(grades, reverse=True)
 
 
+def hostile(candidates: list[Item]) -> st.SearchStrategy[str]:
+    """Replies of what a reader looks for, in any order, and of anything else."""
+    told = [c.title for c in candidates] + [first_word(c.title) for c in candidates]
+    signs = ["\n", " ", "9", "0", "1.", "10)", "-", "(1990)", "</think>", "<think>", "<|im_end|>"]
+    return st.lists(st.sampled_from(told + signs) | st.text(max_size=8), max_size=60).map("".join)
+
+
 @pytest.mark.parametrize("name", FORMATS)
-@given(reply=st.text(max_size=400), candidates=catalogs)
-def test_hostile_text_never_raises_and_yields_a_permutation(name, reply, candidates):
-    reading = FORMATS[name].read(reply, candidates)
+@given(candidates=catalogs, data=st.data())
+def test_hostile_text_never_raises_and_yields_a_permutation(name, candidates, data):
+    reading = FORMATS[name].read(data.draw(hostile(candidates)), candidates)
     assert sorted(reading.order) == list(range(len(candidates)))
     assert 0 <= reading.missing <= len(candidates)
+    assert reading.repeated >= 0 and reading.invented >= 0
+    if reading.whole and reading.grades is not None:
+        assert len(reading.grades) == len(candidates)
+
+
+@given(order=st.permutations(range(len(FILMS))), at=st.integers(0, len(FILMS) - 1))
+def test_a_list_of_titles_is_whole_until_a_line_is_lost_or_said_twice(order, at):
+    titles = FORMATS["titles"]
+    lines = titles.write(FILMS, order, grades_of(order)).splitlines()
+    assert titles.read("\n".join(lines), FILMS).whole
+    lost = titles.read("\n".join(lines[:at] + lines[at + 1 :]), FILMS)
+    assert (lost.missing, lost.repeated, lost.order[-1]) == (1, 0, order[at])
+    twice = titles.read("\n".join([*lines, lines[at]]), FILMS)
+    assert (twice.missing, twice.repeated, twice.order) == (0, 1, tuple(order))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -121,7 +121,11 @@ def test_candidates_that_do_not_fit_are_an_error_that_names_the_case():
         agent(window=60).prompt(RankTask("u/0", ""), words)
 
 
-@given(reply=st.text(max_size=300))
+PIECES = [item.title for item in ITEMS] + ["9", "\n", "<think>", "</think>", "<|im_end|>", "Likes "]
+replies = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=40).map("".join)
+
+
+@given(reply=replies)
 def test_no_reply_raises_and_every_reading_is_complete(reply):
     mind = agent()
     ranked = mind.read(RankTask("u/0", "old"), reply)
