@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from actors.weight_transfer.base import Publication
 from starec_ray.collect import Batch
+from starec_ray.ledger import Ledger
 
 
 class SamplesAhead:
@@ -69,13 +70,23 @@ class SamplesAhead:
         if self._max_staleness:
             self._thread.submit(self._load_offered).result()
 
-    def forget(self) -> None:
-        """Drops what was sampled ahead, and waits for what is being sampled."""
-        for batch in self._batches.values():
+    def forget(self) -> Ledger:
+        """Drops what was sampled ahead, and waits for what is being sampled.
+
+        Returns:
+            What became of the rollouts that nobody takes now.
+        """
+        batches, self._batches = list(self._batches.values()), {}
+        for batch in batches:
             batch.cancel()
-        self._batches.clear()
         self._offered = None  # of weights that may be gone; whoever goes back publishes its own
         self.settle()
+        ledger = Ledger()
+        for batch in batches:
+            if not batch.cancelled() and not batch.exception():
+                ledger.add(batch.result().ledger)
+        ledger.dropped = ledger.waiting
+        return ledger
 
     def stop(self) -> None:
         """Begins nothing more; does not wait for what is being sampled."""

@@ -322,13 +322,14 @@ class STARec(Algorithm):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self.ahead.forget()
+        dropped = self.ahead.forget()
         self._iteration = state["training_iteration"]
         self.anchored = state["anchored"]
         self.anchor_updates_done = state["anchor_updates_done"]
         self.best_epoch_score = state["best_epoch_score"]
         self.iterations_done = state["iterations_done"]
         self.ledger = Ledger.from_state(state["ledger"])
+        self.ledger.add(dropped)
         self.weight_version = state["weight_version"]
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:

@@ -1,6 +1,7 @@
 """What the fields of a configuration may hold, told before anything starts."""
 
 import itertools
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -47,8 +48,16 @@ POSITIVE = (
     "validation_cases",
     "max_skipped_steps",
     "failure_window_s",
+    "gpu_memory_utilization",
 )
 NOT_NEGATIVE = (
+    "num_env_runners",
+    "num_learners",
+    "num_cpus_per_env_runner",
+    "num_gpus_per_env_runner",
+    "num_cpus_per_learner",
+    "num_gpus_per_learner",
+    "teacher_popularity_weight",
     "kl_coeff",
     "max_staleness",
     "weight_decay",
@@ -75,8 +84,11 @@ def check_fields(config: Any) -> None:
     for field, allowed in ONE_OF.items():
         if getattr(config, field) not in allowed:
             raise _wrong(config, field, f"it may be one of: {', '.join(map(str, allowed))}")
+    for field in (*POSITIVE, *NOT_NEGATIVE, *SHARES):
+        if not -math.inf < getattr(config, field) < math.inf:  # false for NaN too
+            raise _wrong(config, field, "it must be a finite number.")
     for field in POSITIVE:
-        if not getattr(config, field) > 0:
+        if getattr(config, field) <= 0:
             raise _wrong(config, field, "it must be above 0.")
     _check_lr(config)
     for field in NOT_NEGATIVE:
@@ -85,21 +97,37 @@ def check_fields(config: Any) -> None:
     for field in SHARES:
         if not 0 <= getattr(config, field) <= 1:
             raise _wrong(config, field, "it must lie in 0 … 1.")
+    if config.held_out_trace_share == 1:
+        raise _wrong(config, "held_out_trace_share", "no trace is left to learn from.")
     if config.group_size < 2:
         raise _wrong(config, "group_size", "advantages compare the rollouts of a group: 2 or more.")
+    for field in ("max_rank_tokens", "max_reflect_tokens"):
+        if getattr(config, field) >= config.max_model_len:
+            raise _wrong(
+                config,
+                field,
+                f"prompt and reply share a window of {config.max_model_len} (max_model_len).",
+            )
     for kind, weight in config.trace_weights.items():
-        if kind not in TRACE_KINDS or not isinstance(weight, int | float) or weight < 0:
+        if kind not in TRACE_KINDS or not _is_amount(weight):
             raise ConfigError(
                 f"trace_weights has {kind}: {weight!r}; it may give {', '.join(TRACE_KINDS)} a "
                 "number of 0 or above."
             )
+    for field in ("custom_resources_per_env_runner", "custom_resources_per_learner"):
+        for name, amount in (getattr(config, field) or {}).items():
+            if not isinstance(name, str) or name in ("CPU", "GPU") or not _is_amount(amount):
+                raise ConfigError(
+                    f"{field} has {name}: {amount!r}; it may give a resource of your own a number "
+                    "of 0 or above (CPUs and GPUs have keys of their own)."
+                )
     unknown = set(config.item_attributes) - set(ATTRIBUTES)
     if unknown:
         raise ConfigError(
             f"item_attributes has {', '.join(sorted(unknown))}; it may hold: "
             + ", ".join(ATTRIBUTES)
         )
-    if config.num_env_runners < 1 and not config.in_evaluation:
+    if not config.num_env_runners and not config.in_evaluation:
         raise ConfigError("num_env_runners is 0; sampling needs at least one engine.")
     gpus = config.num_gpus_per_learner, config.num_gpus_per_env_runner
     if config.weight_transfer == "nccl" and min(gpus) < 1:
@@ -142,17 +170,24 @@ def check_fields(config: Any) -> None:
 
 def _check_lr(config: Any) -> None:
     if isinstance(config.lr, int | float):
-        if not config.lr > 0:
-            raise _wrong(config, "lr", "it must be above 0.")
+        if not 0 < config.lr < math.inf:
+            raise _wrong(config, "lr", "it must be a finite number above 0.")
         return
     pairs = [pair for pair in config.lr if isinstance(pair, list | tuple) and len(pair) == 2]
-    numbers = [n for pair in pairs for n in pair if isinstance(n, int | float) and n >= 0]
+    numbers = [n for pair in pairs for n in pair if _is_amount(n)]
     steps = [pair[0] for pair in pairs]
     sound = len(numbers) == 2 * len(config.lr) >= 4 and steps[0] == 0
     if not sound or any(a >= b for a, b in itertools.pairwise(steps)):
         raise _wrong(
             config, "lr", "a schedule is [[0, value], [step, value], …], its steps rising."
         )
+
+
+def _is_amount(value: object) -> bool:
+    """A finite number of 0 or above."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 <= value < math.inf
 
 
 def _wrong(config: Any, field: str, may_be: str) -> ConfigError:

@@ -9,7 +9,7 @@ class Ledger:
     """Counts of rollouts since the run began; goes back with a run that goes back.
 
     Between two iterations asked + asked_again = finished + lost, and
-    finished = trained + skipped + followed_up + waiting.
+    finished = trained + skipped + followed_up + dropped + waiting.
 
     Attributes:
         asked: wanted of the env runners, each counted once.
@@ -19,6 +19,7 @@ class Ledger:
         trained: learned from, as the learners count them beside their weights.
         skipped: in updates that were left out, for their gradient wasn't finite.
         followed_up: rankings that only reward the summary they were made with.
+        dropped: sampled ahead of a run that went back, with weights that are gone.
     """
 
     asked: int = 0
@@ -28,11 +29,13 @@ class Ledger:
     trained: int = 0
     skipped: int = 0
     followed_up: int = 0
+    dropped: int = 0
 
     @property
     def waiting(self) -> int:
         """Finished, and not yet used."""
-        return self.finished - self.trained - self.skipped - self.followed_up
+        used = self.trained + self.skipped + self.followed_up
+        return self.finished - used - self.dropped
 
     def learned(self, trained: int, batch: int) -> None:
         """After an update: the learners' count of now, and how many rollouts it was of."""

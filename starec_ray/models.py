@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import json
 import os
 import shutil
 import tempfile
@@ -31,7 +32,8 @@ def resolve_model(model: str) -> str:
     checked; anything else is passed on as a Hugging Face id.
 
     Raises:
-        ConfigError: if the folder has no config.json, or the embedded package isn't installed.
+        ConfigError: if the folder holds no whole causal language model, or the embedded package
+            isn't installed.
     """
     if model in EMBEDDED:
         return str(_cached(model, lambda folder: _convert(_weights(model), folder)))
@@ -39,8 +41,7 @@ def resolve_model(model: str) -> str:
         return str(_cached(model, write_tiny_model))
     folder = Path(model).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"model folder {folder} has no config.json: not a saved model.")
+        _check_folder(folder)
         return str(folder.resolve())
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise ConfigError(
@@ -52,10 +53,22 @@ def resolve_model(model: str) -> str:
 
 @functools.cache
 def check_chat_template(model_path: str) -> None:
-    """Raises ConfigError unless the model's tokenizer can write chat messages."""
+    """Raises ConfigError unless the model's tokenizer is there and can write chat messages."""
     from transformers import AutoTokenizer
 
-    if AutoTokenizer.from_pretrained(model_path).chat_template is None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
+    except (OSError, ValueError) as error:
+        remedy = "copy tokenizer.json and tokenizer_config.json into it from the model's origin."
+        if not Path(model_path).is_dir():
+            remedy = (
+                "check the id and the connection, fetch it with `hf download`, or name a local "
+                f"folder or an embedded model ({', '.join([*EMBEDDED, TINY])})."
+            )
+        raise ConfigError(
+            f"the tokenizer of model {model_path} can't be had: {remedy} transformers says: {error}"
+        ) from error
+    if tokenizer.chat_template is None:
         raise ConfigError(
             f"the tokenizer of {model_path} has no chat template; take an instruct model, or add "
             "a template to its tokenizer_config.json."
@@ -73,6 +86,49 @@ def resolve_dtype(dtype: str, on_gpu: bool) -> str:
         return dtype
     fast = on_gpu or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if fast else "float32"
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ConfigError unless a causal language model and its weights lie there."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model folder {folder} has no config.json: not a saved model.")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model folder {folder} has a config.json of no use: {error}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(
+            f"model folder {folder} holds a model of type {config.model_type!r}, which doesn't "
+            "write text: take a causal language model."
+        )
+    if missing := _missing_weights(folder):
+        raise ConfigError(
+            f"model folder {folder} lacks weights: there is no {', '.join(missing)}. Copy or "
+            "download it whole."
+        )
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    """The files of weights that transformers would look for in vain."""
+    from transformers.utils import (
+        SAFE_WEIGHTS_INDEX_NAME,
+        SAFE_WEIGHTS_NAME,
+        WEIGHTS_INDEX_NAME,
+        WEIGHTS_NAME,
+    )
+
+    for whole, index in (
+        (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
+        (WEIGHTS_NAME, WEIGHTS_INDEX_NAME),
+    ):
+        if (folder / whole).is_file():
+            return []
+        if (folder / index).is_file():
+            shards = set(json.loads((folder / index).read_text())["weight_map"].values())
+            return sorted(shard for shard in shards if not (folder / shard).is_file())
+    return [SAFE_WEIGHTS_NAME]
 
 
 def _cached(model: str, write: Callable[[Path], None]) -> Path:

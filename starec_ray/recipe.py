@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
 import yaml
 
 from starec_ray.config import STARecConfig
@@ -37,6 +38,13 @@ LOWEST = {  # of the section run
     "keep_checkpoints": 0,
     "evaluation_cases": 0,
 }
+# What run.ray may set; Ray has settings for experts besides, whose names begin with "_".
+RAY_SETTINGS = inspect.signature(ray.init).parameters.keys() - {
+    "kwargs",
+    "log_to_driver",  # set by `cluster.start_ray`
+    "runtime_env",
+}
+RAY_COUNTS = ("num_cpus", "num_gpus", "object_store_memory")
 
 
 @dataclass(slots=True)
@@ -124,6 +132,7 @@ def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
     for name, lowest in LOWEST.items():
         if getattr(run, name) < lowest:
             raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {lowest} or more.")
+    _check_ray_settings(run.ray)
     config.debugging(seed=run.seed)
     config.validate()
     return Recipe(config, run, sections)
@@ -192,6 +201,15 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             if fixed and old != value:
                 changed.append(f"{section}.{key} was {old!r} and is {value!r}")
     return changed
+
+
+def _check_ray_settings(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name not in RAY_SETTINGS and not str(name).startswith("_"):
+            near = _nearest(str(name), dict.fromkeys(RAY_SETTINGS))
+            raise ConfigError(f"run.ray has {name}, which ray.init doesn't take{near or '.'}")
+        if name in RAY_COUNTS and (not _fits(value, int) or value < 0):
+            raise ConfigError(f"run.ray.{name} is {value!r}; it must be a whole number from 0 on.")
 
 
 def _override(sections: dict[str, dict[str, Any]], text: str) -> None:

@@ -37,7 +37,8 @@ class Sampler:
             raise STARecError("no env runner could start")
         self.collected.append((number, self.version))
         tables = SEQUENCES.empty_table(), ROLLOUTS.empty_table()
-        return Batch(*tables, report={}, ledger=Ledger(), weight_version=self.version)
+        ledger = Ledger(asked=16, lost=4, asked_again=4, finished=16, followed_up=2)
+        return Batch(*tables, report={}, ledger=ledger, weight_version=self.version)
 
 
 def queue(sampler: Sampler, max_staleness: int) -> SamplesAhead:
@@ -97,6 +98,18 @@ def test_what_was_sampled_ahead_is_sampled_again_after_going_back():
     ahead.offer(Version(7))
     assert ahead.take(1).weight_version == 7
     assert (1, 7) in sampler.collected
+
+
+def test_what_is_dropped_is_counted_and_the_ledger_adds_up():
+    ahead = queue(Sampler(fails_at=3), max_staleness=3)
+    ledger = ahead.take(0).ledger
+    ledger.learned(14, 14)
+    ahead.settle()  # 1 and 2 are sampled, 3 has failed
+    ledger.add(ahead.forget())
+    assert (ledger.asked, ledger.asked_again, ledger.lost) == (48, 12, 12)
+    assert (ledger.finished, ledger.followed_up, ledger.dropped) == (48, 6, 28)
+    assert ledger.waiting == 0
+    assert ahead.forget() == Ledger()
 
 
 def test_a_failure_ahead_is_told_of_when_its_turn_comes():

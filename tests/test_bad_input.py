@@ -4,7 +4,9 @@ The number of inputs tried is printed at the end of the file's tests.
 """
 
 import contextlib
+import math
 import tempfile
+import typing
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from starec_ray.agent.tasks import RankTask, ReflectTask
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.data.prepare import prepare
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.recipe import SECTIONS, _fields, load_recipe, resolved_sections
+from starec_ray.recipe import SECTIONS, _fields, build, load_recipe, resolved_sections
 from starec_ray.schemas import TRACES
 from starec_ray.traces import read_traces
 from tests.data.conftest import SMALL
@@ -121,6 +123,29 @@ def test_an_override_of_any_text_is_taken_or_refused(override, tmp_path):
     path.write_text("run: {iterations: 1}")
     with trying("overrides", ConfigError):
         load_recipe(path, [override])
+
+
+def number_fields() -> list[tuple[str, str]]:
+    """Section and key of every number of a recipe."""
+    return [
+        (section, key)
+        for section, fields in _fields().items()
+        for key, kind in fields.items()
+        if {int, float} & {kind, *typing.get_args(kind)}
+    ]
+
+
+NO_NUMBERS = [math.nan, math.inf, -math.inf, -1, -0.5, "many", "nan", None, True, [math.nan], {}]
+
+
+@settings(many, max_examples=len(number_fields()) * len(NO_NUMBERS))  # each with each
+@given(field=st.sampled_from(number_fields()), value=st.sampled_from(NO_NUMBERS))
+def test_what_is_no_amount_is_refused_by_name_for_every_number_of_a_recipe(field, value):
+    section, key = field
+    tried["numbers of recipes"] += 1
+    with pytest.raises(ConfigError, match=rf"\b{key} is "):
+        build({section: {key: value}})
+    refused["numbers of recipes"] += 1
 
 
 # --- data files ------------------------------------------------------------------------------

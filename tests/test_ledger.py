@@ -3,13 +3,14 @@
 from starec_ray.ledger import Ledger
 
 
-def test_every_rollout_is_trained_on_skipped_followed_up_or_waiting():
+def test_every_rollout_is_trained_on_skipped_followed_up_dropped_or_waiting():
     ledger = Ledger(asked=20, lost=6, asked_again=6, finished=20)
     assert ledger.waiting == 20
     ledger.learned(8, 8)
     ledger.learned(8, 5)  # the learners left that update out
     ledger.followed_up += 4
-    assert ledger.waiting == 3
+    ledger.dropped += 2
+    assert ledger.waiting == 1
     assert ledger.report() == {
         "rollouts/asked": 20,
         "rollouts/lost": 6,
@@ -18,7 +19,8 @@ def test_every_rollout_is_trained_on_skipped_followed_up_or_waiting():
         "rollouts/trained": 8,
         "rollouts/skipped": 5,
         "rollouts/followed_up": 4,
-        "rollouts/waiting": 3,
+        "rollouts/dropped": 2,
+        "rollouts/waiting": 1,
     }
     assert Ledger.from_state(ledger.state()) == ledger
 

@@ -1,5 +1,6 @@
 """Recipes: what is in them reaches the configuration; what is wrong is named."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
         ({"rewards": {"reward_shape": "gold"}}, "reward_shape is 'gold'.*tiers"),
         ({"learners": {"zero_stage": 4}}, "zero_stage is 4"),
         ({"env_runners": {"num_env_runners": 0}}, "num_env_runners is 0"),
+        ({"env_runners": {"gpu_memory_utilization": 0}}, "gpu_memory_utilization is 0"),
+        (
+            {"learners": {"custom_resources_per_learner": {"a": "many"}}},
+            "custom_resources_per_learner has a: 'many'",
+        ),
+        (
+            {"env_runners": {"custom_resources_per_env_runner": {"GPU": 1}}},
+            "custom_resources_per_env_runner has GPU: 1.*keys of their own",
+        ),
+        ({"anchor": {"trace_weights": {"rank": math.nan}}}, "trace_weights has rank: nan"),
+        ({"anchor": {"held_out_trace_share": 1.0}}, "held_out_trace_share is 1.0; no trace is"),
+        ({"model": {"max_rank_tokens": 2048}}, r"max_rank_tokens is 2048.*2048 \(max_model_len"),
+        ({"run": {"ray": {"foo": 1}}}, "run.ray has foo"),
+        ({"run": {"ray": {"num_cpu": 1}}}, "num_cpu, .*did you mean 'num_cpus'"),
+        ({"run": {"ray": {"num_cpus": math.nan}}}, "run.ray.num_cpus is nan"),
         ({"training": {"reflect_share": 1.5}}, "reflect_share is 1.5"),
         ({"training": {"max_staleness": -1}}, "max_staleness is -1; it can't be negative"),
         (
@@ -107,7 +123,15 @@ def test_a_learning_rate_may_be_a_schedule_from_step_0_on():
 
 @pytest.mark.parametrize(
     "lr",
-    [[], [[0, 1e-5]], [[1, 1e-5], [2, 0.0]], [[0, 1e-5], [0, 0.0]], [[0, -1.0], [1, 0.0]], 0.0],
+    [
+        [],
+        [[0, 1e-5]],
+        [[1, 1e-5], [2, 0.0]],
+        [[0, 1e-5], [0, 0.0]],
+        [[0, -1.0], [1, 0.0]],
+        [[0, math.inf], [1, 0.0]],
+        0.0,
+    ],
 )
 def test_what_is_no_learning_rate_is_refused(lr):
     with pytest.raises(ConfigError, match=r"lr is"):

@@ -1,0 +1,87 @@
+"""Models that can't be used: each is refused with what is missing, and what to do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from starec_ray.errors import ConfigError
+from starec_ray.models import check_chat_template, resolve_model
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path) -> Path:
+    """A whole model's folder, to be damaged."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def test_a_whole_folder_is_taken_by_any_of_its_names(model, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    assert resolve_model("./model") == resolve_model(str(model)) == str(model)
+    check_chat_template(str(model))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "smollm3"])
+def test_what_is_neither_folder_nor_model_is_named_with_what_may_be(name):
+    with pytest.raises(ConfigError, match=rf"{name}' is neither a folder.*smollm2-135m-instruct"):
+        resolve_model(name)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "has no config.json"),
+        ("{", "of no use.*not a valid JSON"),
+        ('{"vocab_size": 100}', "of no use.*model_type"),
+        ('{"model_type": "abacus"}', "of no use.*abacus"),
+        ('{"model_type": "clip"}', "type 'clip', which doesn't write text"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(model, config, message):
+    (model / "config.json").unlink()
+    if config:
+        (model / "config.json").write_text(config)
+    with pytest.raises(ConfigError, match=rf"(?s)model folder {model} .*{message}"):
+        resolve_model(str(model))
+
+
+def test_missing_weights_are_found_before_any_learner_starts(model):
+    (model / WEIGHTS).rename(model / "model-1-of-2.safetensors")
+    with pytest.raises(ConfigError, match=rf"lacks weights: there is no {WEIGHTS}"):
+        resolve_model(str(model))
+    weight_map = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
+    (model / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ConfigError, match=r"no model-2-of-2\.safetensors\. Copy or download"):
+        resolve_model(str(model))
+    (model / "model-2-of-2.safetensors").touch()
+    assert resolve_model(str(model)) == str(model)
+
+
+def test_a_folder_without_a_tokenizer_says_which_files_it_wants(model):
+    for path in model.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"tokenizer of model .*copy tokenizer\.json"):
+        check_chat_template(str(model))
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(model):
+    (model / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match="no chat template; take an instruct model"):
+        check_chat_template(str(model))
+
+
+def test_a_hub_that_is_out_of_reach_is_told_without_a_stack_trace(small_world, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data: {{path: {small_world}}}\nmodel: {{name: nobody/model-0.5B}}\n")
+    program = "from starec_ray.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", recipe, "--run-dir", tmp_path / "run"]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "500"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "nobody/model-0.5B can't be had: check the id and the connection" in done.stderr
