@@ -103,7 +103,7 @@ class STARec(Algorithm):
         self.best_epoch_score = -math.inf  # of stage one
         self.weight_version = -1  # of the weights that were published last
         self.latest_rollouts: pa.Table | None = None  # what the run directory keeps
-        self.latest_update: pa.Table | None = None  # what the learners learned from last
+        self.latest_update: pa.Table | None = None  # the batch that the learners had last
         self.ledger = Ledger()
         self.alarms = Alarms(config)
         self.report: dict[str, Any] = {}
@@ -135,7 +135,6 @@ class STARec(Algorithm):
         for key, value in self.report.items():
             if isinstance(value, int | float):
                 self.metrics.log_value(key, value, window=1)
-        self.alarms.check(self.report)
 
     def _anchor(self) -> None:
         """Stage one: token NLL on traces."""
@@ -187,7 +186,7 @@ class STARec(Algorithm):
         self.report |= batch.report
         self.report["staleness"] = self.weight_version - batch.weight_version
         with self._timed("update"):
-            self.report |= self._update(batch.sequences, "grpo")
+            self._update(batch.sequences, "grpo")
         self.iterations_done += 1
         self._sync_weights()
         self.latest_rollouts = batch.rollouts
@@ -233,6 +232,7 @@ class STARec(Algorithm):
         return self.config.anchor_epochs * each
 
     def _update(self, batch: pa.Table, objective: str) -> dict[str, float]:
+        """One optimiser step; `latest_update` is the batch that sets off an alarm, if one does."""
         self.latest_update = batch
         if self.config.sleep_while_learning:
             self.runners.sleep()
@@ -240,6 +240,8 @@ class STARec(Algorithm):
         if objective != "anchor":
             self.ledger.learned(int(metrics["rollouts_trained"]), len(batch))
         metrics["tokens_per_second/update"] = metrics.pop("tokens_per_second")
+        self.report |= metrics
+        self.alarms.check(metrics)
         return metrics
 
     def _sync_weights(self) -> None:
