@@ -2,6 +2,7 @@
 
 import math
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
@@ -9,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
 from starec_ray.anchor import AnchorData
-from starec_ray.recipe import Recipe
-from starec_ray.run_dir import RunDir
+from starec_ray.errors import CollapseError
+from starec_ray.recipe import Recipe, build, with_values
+from starec_ray.run_dir import LAST_BATCH, RunDir
 from starec_ray.traces import read_traces
 from starec_ray.train import train
 from tests.exact_logprobs import reply_logprobs
@@ -96,3 +98,26 @@ def test_iterations_sampled_ahead_are_one_version_old_and_each_is_used(run):
     assert run.rollout_iterations() == [line["iteration"] for line in lines]
     assert not run.read_failures()  # nor any that came of ending it
     assert run.model.exists()
+
+
+def test_the_finished_run_goes_on_more_slowly_and_where_it_collapses_names_its_last_checkpoint(
+    recipe, run
+):
+    changes = {
+        "training.lr": 1e-3,
+        "run.iterations": ITERATIONS + 1,
+        "fault_tolerance.max_grad_norm": 1e-9,
+    }
+    last = run.read_metrics()[-1]["iteration"]
+    with pytest.raises(CollapseError, match=rf"grad_norm is .*iteration-{last:05d}. Go on") as told:
+        train(
+            build(with_values(recipe.sections, changes)),
+            run.path,
+            Console(quiet=True),
+            resume=True,
+        )
+    assert "training.lr=0.0005" in str(told.value)
+    line = run.read_metrics()[-1]
+    assert (line["iteration"], line["lr"], line["skipped"]) == (last + 1, 1e-3, 0)
+    batch = pq.read_table(run.path / LAST_BATCH)
+    assert len(batch) == line["rollouts/trained"] - run.read_metrics()[-2]["rollouts/trained"]

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learners.learner import lr_at
+from learners.tensor_files import TensorReader, TensorWriter
 from starec_ray.errors import ConfigError, DataError
 from tests.learners.samples import (
     LearnerConfig,
@@ -253,6 +254,15 @@ def test_a_checkpoint_of_another_model_is_an_error(tiny_llama, tmp_path):
         path.unlink()
     with pytest.raises(ConfigError, match="of another model: it has no such"):
         learner.load_checkpoint(str(tmp_path / "checkpoint"))
+
+
+def test_a_file_too_many_that_holds_a_tensor_again_is_an_error(tmp_path):
+    for name in ("rank-00000", "rank-00001"):
+        writer = TensorWriter(tmp_path, name)
+        writer.add("step", torch.ones(()))
+        writer.write()
+    with pytest.raises(ConfigError, match=r"rank-00000-00001.* both hold step"):
+        TensorReader(tmp_path)
 
 
 def test_a_publisher_reads_all_weights_under_their_hugging_face_names(tiny_llama):
