@@ -123,16 +123,18 @@ class STARec(Algorithm):
     def training_step(self) -> None:
         """One iteration of the stage that the run is in; results go to `self.metrics`."""
         self.report = {"stage": self.stage}
-        if self.stage == "anchor":
-            self._anchor()
-        else:
-            self._reinforce()
-        self.report |= {
-            "iterations_done": self.iterations_done,
-            **self.ledger.report(),
-            **self.failures.report(),
-            **self.memory(),
-        }
+        try:
+            if self.stage == "anchor":
+                self._anchor()
+            else:
+                self._reinforce()
+        finally:  # a collapse has its line of metrics too
+            self.report |= {
+                "iterations_done": self.iterations_done,
+                **self.ledger.report(),
+                **self.failures.report(),
+            }
+        self.report |= self.memory()
         assert self.metrics
         for key, value in self.report.items():
             if isinstance(value, int | float):

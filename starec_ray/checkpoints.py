@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from starec_ray.checkpoint_files import MANIFEST, fault, progress_of, sync
+from starec_ray.checkpoint_store import ITERATION, CheckpointStore
 from starec_ray.errors import ConfigError, StorageError
 
 SCORE = "score.json"  # what the best one is chosen by, the higher the better
@@ -35,7 +36,8 @@ class Checkpoints:
         keep: so many are kept, the newest, and the best beside them; 0 keeps all. One that isn't
             sound doesn't count, and is left to whoever looks for the cause.
         identity: of the run, see `starec_ray.identity`; without it, another run's are as good.
-        tell: told of each one that isn't sound, and why, once.
+        tell: told of each one that isn't sound, and why, once; and of one that couldn't be copied.
+        store: where each is copied to.
     """
 
     def __init__(
@@ -44,15 +46,18 @@ class Checkpoints:
         keep: int,
         identity: Mapping[str, Any] | None = None,
         tell: Callable[[str], None] = lambda fault: None,
+        store: CheckpointStore | None = None,
     ) -> None:
         self.folder = folder
         self.keep = keep
         self._identity = identity
         self._tell = tell
+        self.store = store
         self._told: set[str] = set()
 
     def save(self, algo: Saves, score: float | None = None) -> Path:
-        """Writes one beside its place, then puts it there, and lets the oldest go.
+        """Writes one beside its place, then puts it there, and lets the oldest go; the store then
+        has the same.
 
         Where it can't be written what was written of it is removed, and the older ones stay as
         they are.
@@ -82,12 +87,19 @@ class Checkpoints:
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
         sync(self.folder)
-        if self.keep:
-            sound, best = self.sound(), self.best()
-            for old in sound[: -self.keep]:
-                if old != best:
-                    shutil.rmtree(old)
+        best = self.best()
+        old = [path for path in self.sound()[: -self.keep] if path != best] if self.keep else []
+        for path in old:
+            shutil.rmtree(path)
+        if self.store:
+            self._copy(self.store, old)
         return target
+
+    def bring(self) -> None:
+        """Where none is here yet: those that the store has, the newest first."""
+        if self.store and not self.all():
+            for name in reversed(self.store.names()):
+                self.store.get(name, self.folder)
 
     def best(self) -> Path | None:
         """The one with the highest score, of equals the newest; None if none has one."""
@@ -102,7 +114,7 @@ class Checkpoints:
         return sorted(
             path
             for path in found
-            if re.fullmatch(r"iteration-\d+", path.name) and (path / MANIFEST).is_file()
+            if re.fullmatch(ITERATION, path.name) and (path / MANIFEST).is_file()
         )
 
     def sound(self) -> list[Path]:
@@ -141,6 +153,16 @@ class Checkpoints:
             self._told.add(found)
             self._tell(found)
         return found
+
+    def _copy(self, store: CheckpointStore, old: list[Path]) -> None:
+        """What fails is tried again with the next one: the run can go on without."""
+        try:
+            for path in self.sound():
+                store.put(path)
+            for path in old:
+                store.remove(path.name)
+        except Exception as error:  # each kind of store has its own
+            self._tell(f"{store.address} has no copy of the newest checkpoint yet: {error}")
 
     def _check_room(self) -> None:
         """The newest one tells how much the next will take."""

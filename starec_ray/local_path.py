@@ -16,6 +16,7 @@ def local_path(path: str | Path) -> Path:
     if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # `Path` makes one slash of two
         raise ConfigError(
             f"{path} is no folder of this machine: mount the store (mountpoint-s3, gcsfuse) and "
-            "give the folder that it is mounted at."
+            "give the folder that it is mounted at. Copies of a run's checkpoints go to such an "
+            "address by run.checkpoint_storage."
         )
     return Path(path)

@@ -56,6 +56,8 @@ class RunSettings:
             anchor and at the end; 0: only those.
         keep_checkpoints: so many are kept, the newest, and beside them the best by `metric`, where
             evaluation.evaluation_interval has validation users asked; 0 keeps all.
+        checkpoint_storage: an address (s3://bucket/folder, gs://…, whatever pyarrow or fsspec
+            knows) that holds a copy of those kept; a run folder without any goes on from there.
         evaluate: evaluate all policies on the test users at the end.
         evaluation_cases: test users asked; 0 takes all.
         evaluate_slow_thinking: evaluate with slow thinking too (some three times the work).
@@ -69,6 +71,7 @@ class RunSettings:
     iterations: int = 100
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
+    checkpoint_storage: str = ""
     evaluate: bool = True
     evaluation_cases: int = 0
     evaluate_slow_thinking: bool = True

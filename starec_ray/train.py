@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from starec_ray.algorithm import STARec
 from starec_ray.checkpoint_files import progress_of
+from starec_ray.checkpoint_store import CheckpointStore
 from starec_ray.checkpoints import Checkpoints, is_full
 from starec_ray.cluster import check_resources, start_ray
 from starec_ray.data.dataset import Dataset
@@ -44,8 +45,9 @@ def train(
         recipe: what to do.
         run_path: the run directory.
         console: where the results are shown.
-        overwrite: empty a folder that holds a run already.
-        resume: go on from the newest checkpoint of the run in the folder.
+        overwrite: empty a folder, and a storage, that holds a run already.
+        resume: go on from the newest checkpoint of the run in the folder; where there is none,
+            of those in the storage.
 
     Raises:
         ConfigError: if the folder holds a run already and neither is asked for, or is in use, or
@@ -60,6 +62,9 @@ def train(
             recipe.run.keep_checkpoints,
             identity(recipe.config),
             lambda fault: console.print(f"[yellow]{escape(fault)}[/]", soft_wrap=True),
+            CheckpointStore(recipe.run.checkpoint_storage)
+            if recipe.run.checkpoint_storage
+            else None,
         )
         check_data(recipe, Dataset.load(recipe.config.data_path))
         start = _start(run, recipe, checkpoints, console, overwrite=overwrite, resume=resume)
@@ -77,6 +82,8 @@ def train(
         try:
             if not start:
                 run.clear()
+                if checkpoints.store:
+                    checkpoints.store.clear()
             run.write_config(resolved_sections(recipe))
             algo.failures.tell = functools.partial(_tell, run, console)
             algo.ahead.end = recipe.run.iterations
@@ -118,10 +125,18 @@ def _start(
                 f"{run.path} holds a run already ({', '.join(held)}): give another --run-dir, "
                 "--resume it, or --overwrite."
             )
+        store = checkpoints.store
+        if store and (copies := store.names()) and not overwrite:
+            raise ConfigError(
+                f"{store.address} holds a run's checkpoints already ({', '.join(copies)}): give "
+                "another run.checkpoint_storage, --resume it, or --overwrite."
+            )
         return None
-    if not run.config.exists():
+    checkpoints.bring()
+    begun = run.config.exists()
+    if not begun and not checkpoints.all():
         raise ConfigError(f"{run.path} holds no run to resume: leave --resume out.")
-    if changed := changed_keys(run.read_config(), resolved_sections(recipe)):
+    if begun and (changed := changed_keys(run.read_config(), resolved_sections(recipe))):
         raise ConfigError(
             f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
             f"its own ({run.config}), or start another run."

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
 from starec_ray.anchor import AnchorData
+from starec_ray.checkpoints import Checkpoints
 from starec_ray.errors import CollapseError
 from starec_ray.recipe import Recipe, build, with_values
 from starec_ray.run_dir import LAST_BATCH, RunDir
@@ -43,7 +44,12 @@ def recipe(small_world, tiny_model, tmp_path_factory) -> Recipe:
         training={"cases_per_iteration": 4, "group_size": 4, "max_staleness": 1},
         env_runners={"num_env_runners": 1},
         learners={"num_learners": 1},
-        run={"iterations": ITERATIONS, "checkpoint_every": 2, "evaluate": False},
+        run={
+            "iterations": ITERATIONS,
+            "checkpoint_every": 2,
+            "checkpoint_storage": f"file://{tmp_path_factory.mktemp('store')}",
+            "evaluate": False,
+        },
     )
 
 
@@ -100,24 +106,23 @@ def test_iterations_sampled_ahead_are_one_version_old_and_each_is_used(run):
     assert run.model.exists()
 
 
-def test_the_finished_run_goes_on_more_slowly_and_where_it_collapses_names_its_last_checkpoint(
-    recipe, run
+def test_the_run_goes_on_elsewhere_from_its_storage_and_where_it_collapses_names_the_way_back(
+    recipe, run, tmp_path
 ):
     changes = {
         "training.lr": 1e-3,
         "run.iterations": ITERATIONS + 1,
         "fault_tolerance.max_grad_norm": 1e-9,
     }
-    last = run.read_metrics()[-1]["iteration"]
-    with pytest.raises(CollapseError, match=rf"grad_norm is .*iteration-{last:05d}. Go on") as told:
-        train(
-            build(with_values(recipe.sections, changes)),
-            run.path,
-            Console(quiet=True),
-            resume=True,
-        )
+    last = run.read_metrics()[-1]
+    there = Checkpoints(run.checkpoints, keep=2).all()[-1].name
+    assert there == f"iteration-{last['iteration']:05d}"
+    elsewhere = build(with_values(recipe.sections, changes))
+    with pytest.raises(CollapseError, match=rf"grad_norm is .*{there}. Go on from it") as told:
+        train(elsewhere, tmp_path, Console(quiet=True), resume=True)
     assert "training.lr=0.0005" in str(told.value)
-    line = run.read_metrics()[-1]
-    assert (line["iteration"], line["lr"], line["skipped"]) == (last + 1, 1e-3, 0)
-    batch = pq.read_table(run.path / LAST_BATCH)
-    assert len(batch) == line["rollouts/trained"] - run.read_metrics()[-2]["rollouts/trained"]
+    (line,) = RunDir(tmp_path).read_metrics()
+    assert (line["iteration"], line["lr"], line["skipped"]) == (last["iteration"] + 1, 1e-3, 0)
+    assert line["iterations_done"] == ITERATIONS
+    batch = pq.read_table(tmp_path / LAST_BATCH)
+    assert len(batch) == line["rollouts_trained"] - last["rollouts_trained"]

@@ -113,6 +113,20 @@ def test_a_second_run_into_the_same_folder_is_refused_before_anything_starts(
     assert run.read_metrics() == [{"iteration": 1}]
 
 
+def test_a_storage_that_holds_another_runs_checkpoints_is_refused_and_left_alone(
+    small_world, tiny_model, tmp_path
+):
+    storage = RunDir(tmp_path / "other")
+    recipe = tiny_recipe(
+        small_world, tiny_model, None, run={"checkpoint_storage": f"file://{storage.checkpoints}"}
+    )
+    recipe.config.resolve()
+    write_checkpoint(storage, 5, recipe)
+    with pytest.raises(ConfigError, match=r"checkpoints already \(iteration-00005\)"):
+        train(recipe, tmp_path / "run", Console())
+    assert (storage.checkpoints / "iteration-00005" / PROGRESS).exists()
+
+
 def test_a_run_resumes_by_its_own_recipe_alone_and_says_when_there_is_nothing_to_do(
     small_world, tiny_model, tmp_path, tmp_path_factory, capsys
 ):
