@@ -101,6 +101,24 @@ class Checkpoints:
             for name in reversed(self.store.names()):
                 self.store.get(name, self.folder)
 
+    def go_back_to(self, name: str) -> None:
+        """Lets those after one go, in the store too, so that it is the newest.
+
+        Raises:
+            ConfigError: there is no such one, or it isn't sound.
+        """
+        written = self.all()
+        chosen = self.folder / name
+        if chosen not in written:
+            there = ", ".join(path.name for path in written) or "none"
+            raise ConfigError(f"{self.folder} holds no checkpoint {name}; there are: {there}.")
+        if found := self._fault(chosen):
+            raise ConfigError(f"{found}. Take another one.")
+        for later in written[written.index(chosen) + 1 :]:
+            shutil.rmtree(later)
+            if self.store:
+                self.store.remove(later.name)
+
     def best(self) -> Path | None:
         """The one with the highest score, of equals the newest; None if none has one."""
         scored = [path for path in self.sound() if (path / SCORE).is_file()]

@@ -38,6 +38,7 @@ def train(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    checkpoint: str = "",
 ) -> RunDir:
     """Trains by a recipe and evaluates; the run directory holds everything that came of it.
 
@@ -48,6 +49,7 @@ def train(
         overwrite: empty a folder, and a storage, that holds a run already.
         resume: go on from the newest checkpoint of the run in the folder; where there is none,
             of those in the storage.
+        checkpoint: the name of an earlier one to resume from; those after it are removed.
 
     Raises:
         ConfigError: if the folder holds a run already and neither is asked for, or is in use, or
@@ -67,7 +69,7 @@ def train(
             else None,
         )
         check_data(recipe, Dataset.load(recipe.config.data_path))
-        start = _start(run, recipe, checkpoints, console, overwrite=overwrite, resume=resume)
+        start = _start(run, recipe, checkpoints, console, overwrite, resume, checkpoint)
         if start and _is_finished(run, recipe, start):
             console.print(
                 f"nothing to do: {run.path} has done its {recipe.run.iterations} iterations. "
@@ -114,9 +116,9 @@ def _start(
     recipe: Recipe,
     checkpoints: Checkpoints,
     console: Console,
-    *,
     overwrite: bool,
     resume: bool,
+    checkpoint: str,
 ) -> Path | None:
     """The checkpoint that the run goes on from; None starts it afresh, in an emptied folder."""
     if not resume:
@@ -141,6 +143,8 @@ def _start(
             f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
             f"its own ({run.config}), or start another run."
         )
+    if checkpoint:
+        checkpoints.go_back_to(checkpoint)
     if (newest := checkpoints.newest()) is None:
         console.print(f"{run.path} has no checkpoint yet: it starts over.")
     return newest
@@ -270,8 +274,8 @@ def _way_back(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> str:
         value = lr / 2 if isinstance(lr, int | float) else [[step, rate / 2] for step, rate in lr]
     return (
         f"The last healthy checkpoint is {sound[-1]}. Go on from it with a smaller {key}{more}, "
-        f"or raise the limit: starec train {run.config} '{key}={value}' --run-dir {run.path} "
-        "--resume"
+        f"or raise the limit; --from takes an earlier one. starec train {run.config} "
+        f"'{key}={value}' --run-dir {run.path} --resume"
     )
 
 

@@ -9,7 +9,7 @@ from starec_ray.checkpoint_files import MANIFEST
 from starec_ray.checkpoint_store import CheckpointStore
 from starec_ray.checkpoints import Checkpoints
 from starec_ray.errors import ConfigError
-from tests.test_checkpoints import names, save
+from tests.test_checkpoints import names, save, truncated
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -48,6 +48,20 @@ def test_the_store_has_those_that_are_kept_and_a_run_elsewhere_goes_on_from_them
     assert not told
     CheckpointStore(address).clear()
     assert CheckpointStore(address).names() == []
+
+
+def test_going_back_to_an_earlier_one_lets_those_after_it_go_here_and_there(address, checkpoints):
+    for iteration in (1, 2, 3):
+        save(checkpoints, iteration)
+    with pytest.raises(
+        ConfigError, match=r"no checkpoint iteration-00001; there are: iter.*-00002"
+    ):
+        checkpoints.go_back_to("iteration-00001")
+    checkpoints.go_back_to("iteration-00002")
+    assert CheckpointStore(address).names() == names(checkpoints) == ["iteration-00002"]
+    truncated(checkpoints.folder / "iteration-00002")
+    with pytest.raises(ConfigError, match=r"instead of 1000. Take another one"):
+        checkpoints.go_back_to("iteration-00002")
 
 
 def test_those_here_are_not_replaced_by_those_in_the_store(address, checkpoints, tmp_path):

@@ -155,6 +155,8 @@ def test_a_run_resumes_by_its_own_recipe_alone_and_says_when_there_is_nothing_to
     assert "iteration-00007 is not this run's: the model's shape changed" in told
     assert "nothing to do" in told
 
+    with pytest.raises(ConfigError, match=r"no checkpoint iteration-9; there are: iteration-00005"):
+        train(recipe, tmp_path, Console(), resume=True, checkpoint="iteration-9")
     shutil.rmtree(run.checkpoints / "iteration-00005")
     with pytest.raises(ConfigError, match=r"iteration-00007.*iteration-00006.*Bring back"):
         train(recipe, tmp_path, Console(), resume=True)
