@@ -168,6 +168,7 @@ class DeepSpeedLearner(TorchLearner):
             **metrics,
             "grad_norm": float(self.engine.get_global_grad_norm()),
             "lr": lr,
+            "skipped": float(not applied),
             "skipped_steps": float(self.counters["skipped_steps"]),
             "rollouts_trained": float(self.counters["rollouts_trained"]),
             "micro_batches": float(len(micro_batches)),

@@ -7,6 +7,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from starec_ray.errors import ConfigError
+
 FILE_BYTES = 4 * 2**30
 CPU = torch.device("cpu")
 
@@ -51,14 +53,22 @@ class TensorWriter:
 
 
 class TensorReader:
-    """Reads single tensors of all safetensors files in a folder, whoever wrote them."""
+    """Reads single tensors of all safetensors files in a folder, whoever wrote them.
+
+    Raises:
+        ConfigError: two of them hold the same tensor.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file_of: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
-                self._file_of |= dict.fromkeys(file.keys(), path)
+                names = file.keys()
+            if twice := sorted(self._file_of.keys() & names):
+                other = self._file_of[twice[0]].name
+                raise ConfigError(f"{path} and {other} both hold {twice[0]}: one doesn't belong.")
+            self._file_of |= dict.fromkeys(names, path)
 
     @property
     def names(self) -> list[str]:

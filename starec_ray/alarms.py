@@ -1,6 +1,5 @@
-"""When a run has collapsed: limits on what an iteration measured."""
+"""When a run has collapsed: limits on what an update measured."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +7,7 @@ from starec_ray.errors import CollapseError
 
 
 class Alarms:
-    """Watches the reports of a run's iterations.
+    """Watches the updates of a run.
 
     Args:
         config: reads max_skipped_steps, max_kl, max_grad_norm and min_entropy of a
@@ -17,27 +16,27 @@ class Alarms:
 
     def __init__(self, config: Any) -> None:
         self._config = config
-        self._skipped = math.inf  # updates left out so far; the first report sets it
         self._skipped_in_a_row = 0
 
-    def check(self, report: Mapping[str, Any]) -> None:
+    def check(self, update: Mapping[str, Any]) -> None:
         """
+        Args:
+            update: what the learners say of it.
+
         Raises:
             CollapseError: names the metric, its value and its limit.
         """
         config = self._config
-        skipped = report.get("skipped_steps", self._skipped)
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped > self._skipped else 0
-        self._skipped = skipped
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if update["skipped"] else 0
         if self._skipped_in_a_row >= config.max_skipped_steps:
             raise CollapseError(
                 f"the gradient wasn't finite {self._skipped_in_a_row} times in a row "
                 f"(max_skipped_steps {config.max_skipped_steps})"
             )
         for metric, limit in {"kl": config.max_kl, "grad_norm": config.max_grad_norm}.items():
-            if limit and report.get(metric, 0.0) > limit:
-                raise CollapseError(f"{metric} is {report[metric]:.4g}, above its limit {limit:g}")
-        if config.min_entropy and report.get("entropy", config.min_entropy) < config.min_entropy:
+            if limit and update.get(metric, 0.0) > limit:
+                raise CollapseError(f"{metric} is {update[metric]:.4g}, above its limit {limit:g}")
+        if config.min_entropy and update.get("entropy", config.min_entropy) < config.min_entropy:
             raise CollapseError(
-                f"entropy is {report['entropy']:.4g} nats, below its limit {config.min_entropy:g}"
+                f"entropy is {update['entropy']:.4g} nats, below its limit {config.min_entropy:g}"
             )

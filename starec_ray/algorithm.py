@@ -27,13 +27,14 @@ from starec_ray.ahead import SamplesAhead
 from starec_ray.alarms import Alarms
 from starec_ray.anchor import AnchorData
 from starec_ray.case_order import CaseOrder
-from starec_ray.checkpoints import FORMAT, PROGRESS, progress_of
+from starec_ray.checkpoint_files import FORMAT, PROGRESS, fault, progress_of, write_manifest
 from starec_ray.collect import Clock, Collector
 from starec_ray.config import STARecConfig
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import STARecError
+from starec_ray.errors import ConfigError, STARecError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.failures import Failures
+from starec_ray.identity import identity
 from starec_ray.learner_calls import LearnerCalls
 from starec_ray.ledger import Ledger
 from starec_ray.placement import actor_bundles
@@ -65,6 +66,7 @@ class STARec(Algorithm):
         if 0 < len(config.traces) == len(trace_files(config.traces)):
             _ = self.anchor_data  # a bad table is told of before any engine starts
         self.failures = Failures.from_config(config)
+        self.identity = identity(config)
         self.shared_folder = self._shared_folder()
         env_runner_class: Any = config.env_runner_cls
         try:
@@ -103,7 +105,7 @@ class STARec(Algorithm):
         self.best_epoch_score = -math.inf  # of stage one
         self.weight_version = -1  # of the weights that were published last
         self.latest_rollouts: pa.Table | None = None  # what the run directory keeps
-        self.latest_update: pa.Table | None = None  # what the learners learned from last
+        self.latest_update: pa.Table | None = None  # the batch that the learners had last
         self.ledger = Ledger()
         self.alarms = Alarms(config)
         self.report: dict[str, Any] = {}
@@ -121,21 +123,22 @@ class STARec(Algorithm):
     def training_step(self) -> None:
         """One iteration of the stage that the run is in; results go to `self.metrics`."""
         self.report = {"stage": self.stage}
-        if self.stage == "anchor":
-            self._anchor()
-        else:
-            self._reinforce()
-        self.report |= {
-            "iterations_done": self.iterations_done,
-            **self.ledger.report(),
-            **self.failures.report(),
-            **self.memory(),
-        }
+        try:
+            if self.stage == "anchor":
+                self._anchor()
+            else:
+                self._reinforce()
+        finally:  # a collapse has its line of metrics too
+            self.report |= {
+                "iterations_done": self.iterations_done,
+                **self.ledger.report(),
+                **self.failures.report(),
+            }
+        self.report |= self.memory()
         assert self.metrics
         for key, value in self.report.items():
             if isinstance(value, int | float):
                 self.metrics.log_value(key, value, window=1)
-        self.alarms.check(self.report)
 
     def _anchor(self) -> None:
         """Stage one: token NLL on traces."""
@@ -187,7 +190,7 @@ class STARec(Algorithm):
         self.report |= batch.report
         self.report["staleness"] = self.weight_version - batch.weight_version
         with self._timed("update"):
-            self.report |= self._update(batch.sequences, "grpo")
+            self._update(batch.sequences, "grpo")
         self.iterations_done += 1
         self._sync_weights()
         self.latest_rollouts = batch.rollouts
@@ -233,6 +236,7 @@ class STARec(Algorithm):
         return self.config.anchor_epochs * each
 
     def _update(self, batch: pa.Table, objective: str) -> dict[str, float]:
+        """One optimiser step; `latest_update` is the batch that sets off an alarm, if one does."""
         self.latest_update = batch
         if self.config.sleep_while_learning:
             self.runners.sleep()
@@ -240,6 +244,8 @@ class STARec(Algorithm):
         if objective != "anchor":
             self.ledger.learned(int(metrics["rollouts_trained"]), len(batch))
         metrics["tokens_per_second/update"] = metrics.pop("tokens_per_second")
+        self.report |= metrics
+        self.alarms.check(metrics)
         return metrics
 
     def _sync_weights(self) -> None:
@@ -318,7 +324,7 @@ class STARec(Algorithm):
             "iterations_done": self.iterations_done,
             "ledger": self.ledger.state(),
             "weight_version": self.weight_version,
-            "inputs": self.config.input_hashes(),
+            "identity": self.identity,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -333,19 +339,26 @@ class STARec(Algorithm):
         self.weight_version = state["weight_version"]
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
-        """RLlib's checkpoint folder with the learners' shards (all ranks) beside it."""
+        """RLlib's checkpoint folder with the learners' shards (all ranks) beside it, and last a
+        manifest of all that is in the folder."""
         saved = super().save_to_path(path and Path(path).absolute(), **kwargs)
         self.learners("save_checkpoint", str(Path(saved) / "learners"))
         if self._best_epoch.exists():
             shutil.copytree(self._best_epoch, Path(saved) / BEST_EPOCH, dirs_exist_ok=True)
         (Path(saved) / PROGRESS).write_text(json.dumps(self.get_state(), indent=1))
+        write_manifest(Path(saved))
         return saved
 
     def restore_from_path(self, path: str | Path, **kwargs: Any) -> None:
         """Goes on from `save_to_path`: weights, optimiser, anchor, order of the cases.
 
         Learners that were lost (`LearnersLostError`) are started again first.
+
+        Raises:
+            ConfigError: it isn't as it was written, or is of another model.
         """
+        if found := fault(Path(path)):
+            raise ConfigError(f"{path} is not as it was written: {found}. Take another one.")
         if self.learners.lost:
             self._rebuild_learners()
         self.set_state(progress_of(Path(path)))
@@ -383,8 +396,8 @@ class STARec(Algorithm):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune's checkpoint of a trial: `save_to_path`, and the model as `save_model` writes it."""
-        super().save_checkpoint(checkpoint_dir)
         self.save_model(Path(checkpoint_dir) / MODEL)
+        super().save_checkpoint(checkpoint_dir)
 
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:

@@ -2,22 +2,19 @@
 best are kept."""
 
 import errno
-import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from starec_ray.checkpoint_files import MANIFEST, fault, progress_of, sync
+from starec_ray.checkpoint_store import ITERATION, CheckpointStore
 from starec_ray.errors import ConfigError, StorageError
-from starec_ray.progress import phase
 
-PROGRESS = "progress.json"  # how far the run was
-FORMAT = 2  # of what a checkpoint holds
 SCORE = "score.json"  # what the best one is chosen by, the higher the better
-MANIFEST = "manifest.json"  # written last: every other file's size and SHA-256
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -27,7 +24,8 @@ class Saves(Protocol):
     @property
     def training_iteration(self) -> int: ...
 
-    def save_to_path(self, path: str | Path) -> str: ...
+    def save_to_path(self, path: str | Path) -> str:
+        """Writes into the folder; its manifest, of all that is there, last."""
 
 
 class Checkpoints:
@@ -35,15 +33,31 @@ class Checkpoints:
 
     Args:
         folder: made with the first checkpoint.
-        keep: so many are kept, the newest, and the best beside them; 0 keeps all.
+        keep: so many are kept, the newest, and the best beside them; 0 keeps all. One that isn't
+            sound doesn't count, and is left to whoever looks for the cause.
+        identity: of the run, see `starec_ray.identity`; without it, another run's are as good.
+        tell: told of each one that isn't sound, and why, once; and of one that couldn't be copied.
+        store: where each is copied to.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        identity: Mapping[str, Any] | None = None,
+        tell: Callable[[str], None] = lambda fault: None,
+        store: CheckpointStore | None = None,
+    ) -> None:
         self.folder = folder
         self.keep = keep
+        self._identity = identity
+        self._tell = tell
+        self.store = store
+        self._told: set[str] = set()
 
     def save(self, algo: Saves, score: float | None = None) -> Path:
-        """Writes one beside its place, then puts it there, and lets the oldest go.
+        """Writes one beside its place, then puts it there, and lets the oldest go; the store then
+        has the same.
 
         Where it can't be written what was written of it is removed, and the older ones stay as
         they are.
@@ -60,10 +74,10 @@ class Checkpoints:
         part = target.with_name(target.name + ".part")
         shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed here
         try:
-            algo.save_to_path(part)
+            part.mkdir()
             if score is not None:
                 (part / SCORE).write_text(json.dumps(score))
-            (part / MANIFEST).write_text(json.dumps(_manifest(part), indent=1))
+            algo.save_to_path(part)
         except BaseException as error:
             full = is_full(error, self.folder)
             shutil.rmtree(part, ignore_errors=True)
@@ -72,15 +86,42 @@ class Checkpoints:
             raise
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
-        if self.keep:
-            for old in self.all()[: -self.keep]:
-                if old != self.best():
-                    shutil.rmtree(old)
+        sync(self.folder)
+        best = self.best()
+        old = [path for path in self.sound()[: -self.keep] if path != best] if self.keep else []
+        for path in old:
+            shutil.rmtree(path)
+        if self.store:
+            self._copy(self.store, old)
         return target
+
+    def bring(self) -> None:
+        """Where none is here yet: those that the store has, the newest first."""
+        if self.store and not self.all():
+            for name in reversed(self.store.names()):
+                self.store.get(name, self.folder)
+
+    def go_back_to(self, name: str) -> None:
+        """Lets those after one go, in the store too, so that it is the newest.
+
+        Raises:
+            ConfigError: there is no such one, or it isn't sound.
+        """
+        written = self.all()
+        chosen = self.folder / name
+        if chosen not in written:
+            there = ", ".join(path.name for path in written) or "none"
+            raise ConfigError(f"{self.folder} holds no checkpoint {name}; there are: {there}.")
+        if found := self._fault(chosen):
+            raise ConfigError(f"{found}. Take another one.")
+        for later in written[written.index(chosen) + 1 :]:
+            shutil.rmtree(later)
+            if self.store:
+                self.store.remove(later.name)
 
     def best(self) -> Path | None:
         """The one with the highest score, of equals the newest; None if none has one."""
-        scored = [path for path in self.all() if (path / SCORE).is_file()]
+        scored = [path for path in self.sound() if (path / SCORE).is_file()]
         return max(
             reversed(scored), key=lambda p: json.loads((p / SCORE).read_text()), default=None
         )
@@ -91,28 +132,55 @@ class Checkpoints:
         return sorted(
             path
             for path in found
-            if re.fullmatch(r"iteration-\d+", path.name) and (path / MANIFEST).is_file()
+            if re.fullmatch(ITERATION, path.name) and (path / MANIFEST).is_file()
         )
 
-    def newest(self, warn: Callable[[str], None]) -> Path | None:
-        """The newest one that is as it was written; None if none was ever written.
+    def sound(self) -> list[Path]:
+        """Those that are as they were written, and this run's, oldest first."""
+        return [path for path in self.all() if not self._fault(path)]
 
-        Args:
-            warn: told of each newer one that was passed over, and why.
+    def newest(self) -> Path | None:
+        """The newest sound one; None if none was ever written.
 
         Raises:
             ConfigError: if there are some, and none is sound.
         """
-        written = self.all()
         faults = []
-        for path in reversed(written):
-            if not (fault := _fault(path)):
+        for path in reversed(self.all()):
+            if not (found := self._fault(path)):
                 return path
-            faults.append(f"{path} is not as it was written: {fault}")
-            warn(faults[-1])
+            faults.append(found)
         if faults:
-            raise ConfigError(f"no checkpoint can be gone on from: {'; '.join(faults)}.")
+            raise ConfigError(
+                f"no checkpoint can be gone on from: {'; '.join(faults)}. Bring back what changed, "
+                "or start another run."
+            )
         return None
+
+    def _fault(self, path: Path) -> str:
+        """Why it can't be gone on from, in words; empty if it can."""
+        try:
+            if found := fault(path):
+                found = f"{path} is not as it was written: {found}"
+            elif self._identity is not None:
+                others = _differences(progress_of(path)["identity"], self._identity)
+                found = f"{path} is not this run's: {'; '.join(others)}" if others else ""
+        except ConfigError as error:
+            found = str(error)
+        if found and found not in self._told:
+            self._told.add(found)
+            self._tell(found)
+        return found
+
+    def _copy(self, store: CheckpointStore, old: list[Path]) -> None:
+        """What fails is tried again with the next one: the run can go on without."""
+        try:
+            for path in self.sound():
+                store.put(path)
+            for path in old:
+                store.remove(path.name)
+        except Exception as error:  # each kind of store has its own
+            self._tell(f"{store.address} has no copy of the newest checkpoint yet: {error}")
 
     def _check_room(self) -> None:
         """The newest one tells how much the next will take."""
@@ -138,54 +206,16 @@ def is_full(error: BaseException, folder: Path) -> bool:
     return said or getattr(error, "errno", None) in FULL or not shutil.disk_usage(folder).free
 
 
-def progress_of(checkpoint: Path) -> dict[str, Any]:
-    """How far the run was: training_iteration, anchor_updates_done, iterations_done, …
-
-    Raises:
-        ConfigError: if it is no whole checkpoint, or one of another version of this program.
-    """
-    try:
-        progress = json.loads((checkpoint / PROGRESS).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{checkpoint} is no whole checkpoint: {error}") from error
-    found = progress.get("format", 1) if isinstance(progress, dict) else None
-    if found != FORMAT:
-        raise ConfigError(
-            f"{checkpoint} has format {found}, and this version reads {FORMAT}: go on from it "
-            "with the version that wrote it, or begin another run with its saved model."
-        )
-    return progress
-
-
-def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Each file under the folder, by its path in it: {"bytes": n, "sha256": hexadecimal}."""
-    return {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _hash(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-
-
-def _fault(checkpoint: Path) -> str:
-    """What differs from the manifest, in words; empty if nothing does."""
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-        expected = {checkpoint / name: (e["bytes"], e["sha256"]) for name, e in manifest.items()}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        return f"its {MANIFEST} can't be read ({error})"
-    with phase(f"checking {checkpoint.name}", len(expected)) as progress:
-        for path, (size, sha256) in expected.items():
-            name = path.relative_to(checkpoint)
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes instead of {size}"
-            if _hash(path) != sha256:
-                return f"{name} was altered"
-            progress.advance()
-    return ""
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Between two identities, a text each."""
+    inputs = [
+        f"{name} changed since, or it learned from another"
+        for name, sha in now["inputs"].items()
+        if saved["inputs"].get(name) != sha
+    ]
+    settings = [
+        f"{key} was {saved['settings'][key]!r} and is {value!r}"
+        for key, value in now["settings"].items()
+        if saved["settings"].get(key, value) != value
+    ]
+    return inputs + settings

@@ -28,6 +28,12 @@ SECTIONS = [
     "fault_tolerance",
 ]
 
+# What a run that goes on may change, and what of the section run it may not.
+FREE_SECTIONS = {"env_runners", "learners", "evaluation", "fault_tolerance"}
+KL = "kl_coeff"
+FREE = {"anchor.anchor_lr", "training.lr", f"training.{KL}"}
+FIXED_OF_RUN = {"seed", "metric", "mode"}  # the scores of its checkpoints are by these
+
 # Keys whose attribute has another name.
 _RENAMED = {"model.name": "model_name", "data.path": "data_path"}
 
@@ -58,6 +64,8 @@ class RunSettings:
             anchor and at the end; 0: only those.
         keep_checkpoints: so many are kept, the newest, and beside them the best by `metric`, where
             evaluation.evaluation_interval has validation users asked; 0 keeps all.
+        checkpoint_storage: an address (s3://bucket/folder, gs://…, whatever pyarrow or fsspec
+            knows) that holds a copy of those kept; a run folder without any goes on from there.
         evaluate: evaluate all policies on the test users at the end.
         evaluation_cases: test users asked; 0 takes all.
         evaluate_slow_thinking: evaluate with slow thinking too (some three times the work).
@@ -71,6 +79,7 @@ class RunSettings:
     iterations: int = 100
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
+    checkpoint_storage: str = ""
     evaluate: bool = True
     evaluation_cases: int = 0
     evaluate_slow_thinking: bool = True
@@ -187,20 +196,32 @@ def resolved_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a run that goes on may not change between two `resolved_sections`, one text a key.
+def fixed_keys(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run may not change as it goes on, "section.key" → value, of `resolved_sections`.
 
-    How long it runs, what it evaluates, its actors, ZeRO's stage and the deadlines are free.
+    How long it runs, how fast it learns, what it evaluates, its actors, ZeRO's stage, the deadlines
+    and the alarms' limits are free.
     """
-    free = {"env_runners", "learners", "evaluation", "fault_tolerance"}
-    changed = []
-    for section, keys in now.items():
-        for key, value in keys.items():
-            fixed = key == "seed" if section == "run" else section not in free
-            old = before.get(section, {}).get(key, value)
-            if fixed and old != value:
-                changed.append(f"{section}.{key} was {old!r} and is {value!r}")
-    return changed
+    return {
+        f"{section}.{key}": value
+        for section, keys in sections.items()
+        for key, value in keys.items()
+        if section not in FREE_SECTIONS
+        and f"{section}.{key}" not in FREE
+        and (section != "run" or key in FIXED_OF_RUN)
+    }
+
+
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a run that goes on may not change between two `resolved_sections`, one text a key."""
+    old, new = fixed_keys(before), fixed_keys(now)
+    if not before.get("training", {}).get(KL, 1.0):  # it kept no anchor to measure it by
+        old[f"training.{KL}"], new[f"training.{KL}"] = 0.0, now["training"][KL]
+    return [
+        f"{key} was {old[key]!r} and is {value!r}"
+        for key, value in new.items()
+        if key in old and old[key] != value
+    ]
 
 
 def _check_ray_settings(given: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike
 
 from starec_ray.errors import ConfigError, DataError
 from starec_ray.failures import FailureEvent
+from starec_ray.local_path import local_path
 
 EVALUATION = "evaluation.json"
 LAST_BATCH = "last_batch.parquet"
@@ -67,11 +68,13 @@ class RunDir:
     Reading needs nothing else. Whoever trains into it holds `lock()` meanwhile.
 
     Raises:
-        ConfigError: if it isn't there and `create` is False, or is a file.
+        ConfigError: if it isn't there and `create` is False, or is a file, or a store's address.
     """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
-        self.path = Path(path).absolute()  # Ray's actors and pyarrow have other working folders
+        self.path = local_path(
+            path
+        ).absolute()  # Ray's actors and pyarrow have other working folders
         if create and not self.path.exists():
             self.path.mkdir(parents=True)
         if not self.path.is_dir():
@@ -135,22 +138,17 @@ class RunDir:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # loads torch
 
-            self._drop_torn_line()
             # What a run that this one resumes wrote from here on is hidden by purge_step.
             self._writer = SummaryWriter(str(self.tensorboard), purge_step=plain["iteration"])
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append_line(self.metrics, plain)
         for name, value in flatten(plain).items():
             if isinstance(value, int | float) and name != "iteration":
                 self._writer.add_scalar(name, value, plain["iteration"])
         self._writer.flush()
 
     def append_failure(self, event: FailureEvent) -> None:
-        """Append a line to failures.jsonl."""
-        with open(self.failures, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(event), ensure_ascii=False) + "\n")
+        """Append a line to failures.jsonl, on the disk when this returns."""
+        _append_line(self.failures, asdict(event))
 
     def read_failures(self) -> list[dict[str, Any]]:
         """The lines of failures.jsonl, the fields of `FailureEvent`."""
@@ -279,13 +277,21 @@ class RunDir:
             *results,
         ]
 
-    def _drop_torn_line(self) -> None:
-        if self.metrics.exists():
-            content = self.metrics.read_bytes()
-            os.truncate(self.metrics, content.rfind(b"\n") + 1)
-
     def _rollouts_file(self, iteration: int) -> Path:
         return self.rollouts / f"iteration-{iteration:05d}.parquet"
+
+
+def _append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """To a JSON-lines file, in the place of a last line that a crash cut off, if there is one."""
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

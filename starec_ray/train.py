@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from starec_ray.algorithm import STARec
-from starec_ray.checkpoints import Checkpoints, is_full, progress_of
+from starec_ray.checkpoint_files import progress_of
+from starec_ray.checkpoint_store import CheckpointStore
+from starec_ray.checkpoints import Checkpoints, is_full
 from starec_ray.cluster import check_resources, start_ray
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import CollapseError, ConfigError, StorageError
@@ -20,6 +22,7 @@ from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.run import compare, trained_models
 from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.failures import FailureEvent, Relapses
+from starec_ray.identity import identity
 from starec_ray.learner_calls import LearnersLostError
 from starec_ray.placement import actor_resources
 from starec_ray.plan import REMEDY, check_data
@@ -35,6 +38,7 @@ def train(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    checkpoint: str = "",
 ) -> RunDir:
     """Trains by a recipe and evaluates; the run directory holds everything that came of it.
 
@@ -42,8 +46,10 @@ def train(
         recipe: what to do.
         run_path: the run directory.
         console: where the results are shown.
-        overwrite: empty a folder that holds a run already.
-        resume: go on from the newest checkpoint of the run in the folder.
+        overwrite: empty a folder, and a storage, that holds a run already.
+        resume: go on from the newest checkpoint of the run in the folder; where there is none,
+            of those in the storage.
+        checkpoint: the name of an earlier one to resume from; those after it are removed.
 
     Raises:
         ConfigError: if the folder holds a run already and neither is asked for, or is in use, or
@@ -51,11 +57,19 @@ def train(
         TooManyFailuresError, CollapseError, DeadlineError, StorageError: what ended the training.
     """
     run = RunDir(run_path)
-    checkpoints = Checkpoints(run.checkpoints, recipe.run.keep_checkpoints)
     with run.lock():
         recipe.config.resolve()
+        checkpoints = Checkpoints(
+            run.checkpoints,
+            recipe.run.keep_checkpoints,
+            identity(recipe.config),
+            lambda fault: console.print(f"[yellow]{escape(fault)}[/]", soft_wrap=True),
+            CheckpointStore(recipe.run.checkpoint_storage)
+            if recipe.run.checkpoint_storage
+            else None,
+        )
         check_data(recipe, Dataset.load(recipe.config.data_path))
-        start = _start(run, recipe, checkpoints, console, overwrite=overwrite, resume=resume)
+        start = _start(run, recipe, checkpoints, console, overwrite, resume, checkpoint)
         if start and _is_finished(run, recipe, start):
             console.print(
                 f"nothing to do: {run.path} has done its {recipe.run.iterations} iterations. "
@@ -70,6 +84,8 @@ def train(
         try:
             if not start:
                 run.clear()
+                if checkpoints.store:
+                    checkpoints.store.clear()
             run.write_config(resolved_sections(recipe))
             algo.failures.tell = functools.partial(_tell, run, console)
             algo.ahead.end = recipe.run.iterations
@@ -100,9 +116,9 @@ def _start(
     recipe: Recipe,
     checkpoints: Checkpoints,
     console: Console,
-    *,
     overwrite: bool,
     resume: bool,
+    checkpoint: str,
 ) -> Path | None:
     """The checkpoint that the run goes on from; None starts it afresh, in an emptied folder."""
     if not resume:
@@ -111,26 +127,26 @@ def _start(
                 f"{run.path} holds a run already ({', '.join(held)}): give another --run-dir, "
                 "--resume it, or --overwrite."
             )
+        store = checkpoints.store
+        if store and (copies := store.names()) and not overwrite:
+            raise ConfigError(
+                f"{store.address} holds a run's checkpoints already ({', '.join(copies)}): give "
+                "another run.checkpoint_storage, --resume it, or --overwrite."
+            )
         return None
-    if not run.config.exists():
+    checkpoints.bring()
+    begun = run.config.exists()
+    if not begun and not checkpoints.all():
         raise ConfigError(f"{run.path} holds no run to resume: leave --resume out.")
-    if changed := changed_keys(run.read_config(), resolved_sections(recipe)):
+    if begun and (changed := changed_keys(run.read_config(), resolved_sections(recipe))):
         raise ConfigError(
             f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
             f"its own ({run.config}), or start another run."
         )
-    newest = _newest(checkpoints, console)
-    if newest is None:
+    if checkpoint:
+        checkpoints.go_back_to(checkpoint)
+    if (newest := checkpoints.newest()) is None:
         console.print(f"{run.path} has no checkpoint yet: it starts over.")
-        return None
-    learned = progress_of(newest)["inputs"]
-    if other := [
-        path for path, sha in recipe.config.input_hashes().items() if learned[path] != sha
-    ]:
-        raise ConfigError(
-            f"{', '.join(other)} changed since {newest} was written: the run would go on with "
-            "other cases or traces. Bring it back, or start another run."
-        )
     return newest
 
 
@@ -164,7 +180,7 @@ def _train(
             if is_full(error, run.path):
                 raise
             relapses.lost(since, algo.training_iteration, error)
-            start, go_back = _newest(checkpoints, console), True
+            start, go_back = checkpoints.newest(), True
 
 
 def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Console) -> None:
@@ -175,10 +191,6 @@ def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Consol
     run.rewind(algo.training_iteration)
     place = checkpoint or "there was no checkpoint yet"
     console.print(f"going on after iteration {algo.training_iteration}: {place}")
-
-
-def _newest(checkpoints: Checkpoints, console: Console) -> Path | None:
-    return checkpoints.newest(lambda fault: console.print(f"[yellow]{escape(fault)}[/]"))
 
 
 def _tell(run: RunDir, console: Console, event: FailureEvent) -> None:
@@ -199,7 +211,7 @@ def _iterate(
     if algo.stage == "anchor":
         with phase("anchor", algo.anchor_iterations) as progress:
             while algo.stage == "anchor":
-                line = _iteration(algo, run)
+                line = _iteration(algo, run, checkpoints)
                 progress.advance(note=_note(line))
                 if every and algo.training_iteration % every == 0 and algo.stage == "anchor":
                     checkpoints.save(algo, _score(line, recipe))
@@ -209,7 +221,7 @@ def _iterate(
     titles = {item.item_id: item.title for item in algo.dataset.items.values()}
     with phase("reinforce", recipe.run.iterations - algo.iterations_done) as progress:
         while algo.iterations_done < recipe.run.iterations:
-            line = _iteration(algo, run)
+            line = _iteration(algo, run, checkpoints)
             _write_rollouts(algo, run, titles)
             progress.advance(note=_note(line))
             if every and algo.iterations_done % every == 0:
@@ -226,7 +238,7 @@ def _score(line: Mapping[str, Any], recipe: Recipe) -> float | None:
     return value if value is None or recipe.run.mode == "max" else -value
 
 
-def _iteration(algo: STARec, run: RunDir) -> dict[str, Any]:
+def _iteration(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> dict[str, Any]:
     """One of either stage, and its line of metrics."""
     start = time.perf_counter()
     try:
@@ -236,9 +248,8 @@ def _iteration(algo: STARec, run: RunDir) -> dict[str, Any]:
         assert algo.latest_update is not None
         batch = run.write_batch(algo.latest_update)
         raise CollapseError(
-            f"the run has collapsed: {error}. What it learned from last lies in {batch}. Take up "
-            f"an earlier state from {run.checkpoints}, with a smaller training.lr or a larger "
-            "training.kl_coeff, or raise the limit."
+            f"the run has collapsed: {error}. The batch of that update lies in {batch}. "
+            f"{_way_back(algo, run, checkpoints)}"
         ) from error
     line = {
         "iteration": algo.training_iteration,
@@ -248,6 +259,24 @@ def _iteration(algo: STARec, run: RunDir) -> dict[str, Any]:
     }
     run.append_metrics(line)
     return line
+
+
+def _way_back(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> str:
+    """What to do after a collapse: no checkpoint is written after an update that sets off an
+    alarm, so that the newest is from before."""
+    if not (sound := checkpoints.sound()):
+        return "There is no checkpoint yet: start another run with other settings."
+    if algo.stage == "anchor":
+        key, value, more = "anchor.anchor_lr", algo.config.anchor_lr / 2, ""
+    else:
+        key, more = "training.lr", ", or a larger training.kl_coeff"
+        lr = algo.config.lr
+        value = lr / 2 if isinstance(lr, int | float) else [[step, rate / 2] for step, rate in lr]
+    return (
+        f"The last healthy checkpoint is {sound[-1]}. Go on from it with a smaller {key}{more}, "
+        f"or raise the limit; --from takes an earlier one. starec train {run.config} "
+        f"'{key}={value}' --run-dir {run.path} --resume"
+    )
 
 
 def _write_rollouts(algo: STARec, run: RunDir, titles: Mapping[str, str]) -> None:

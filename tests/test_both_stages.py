@@ -2,6 +2,7 @@
 
 import math
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
@@ -9,8 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
 from starec_ray.anchor import AnchorData
-from starec_ray.recipe import Recipe
-from starec_ray.run_dir import RunDir
+from starec_ray.checkpoints import Checkpoints
+from starec_ray.errors import CollapseError
+from starec_ray.recipe import Recipe, build, with_values
+from starec_ray.run_dir import LAST_BATCH, RunDir
 from starec_ray.traces import read_traces
 from starec_ray.train import train
 from tests.exact_logprobs import reply_logprobs
@@ -41,7 +44,12 @@ def recipe(small_world, tiny_model, tmp_path_factory) -> Recipe:
         training={"cases_per_iteration": 4, "group_size": 4, "max_staleness": 1},
         env_runners={"num_env_runners": 1},
         learners={"num_learners": 1},
-        run={"iterations": ITERATIONS, "checkpoint_every": 2, "evaluate": False},
+        run={
+            "iterations": ITERATIONS,
+            "checkpoint_every": 2,
+            "checkpoint_storage": f"file://{tmp_path_factory.mktemp('store')}",
+            "evaluate": False,
+        },
     )
 
 
@@ -96,3 +104,25 @@ def test_iterations_sampled_ahead_are_one_version_old_and_each_is_used(run):
     assert run.rollout_iterations() == [line["iteration"] for line in lines]
     assert not run.read_failures()  # nor any that came of ending it
     assert run.model.exists()
+
+
+def test_the_run_goes_on_elsewhere_from_its_storage_and_where_it_collapses_names_the_way_back(
+    recipe, run, tmp_path
+):
+    changes = {
+        "training.lr": 1e-3,
+        "run.iterations": ITERATIONS + 1,
+        "fault_tolerance.min_entropy": 100.0,
+    }
+    last = run.read_metrics()[-1]
+    there = Checkpoints(run.checkpoints, keep=2).all()[-1].name
+    assert there == f"iteration-{last['iteration']:05d}"
+    elsewhere = build(with_values(recipe.sections, changes))
+    with pytest.raises(CollapseError, match=rf"entropy is .*{there}. Go on from it") as told:
+        train(elsewhere, tmp_path, Console(quiet=True), resume=True)
+    assert "training.lr=0.0005" in str(told.value)
+    (line,) = RunDir(tmp_path).read_metrics()
+    assert (line["iteration"], line["lr"], line["skipped"]) == (last["iteration"] + 1, 1e-3, 0)
+    assert line["iterations_done"] == ITERATIONS
+    batch = pq.read_table(tmp_path / LAST_BATCH)
+    assert len(batch) == line["rollouts_trained"] - last["rollouts_trained"]

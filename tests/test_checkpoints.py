@@ -1,13 +1,26 @@
-"""Checkpoints of a run: whole or not there, the newest kept."""
+"""Checkpoints of a run: whole or not there, its own, the newest kept."""
 
 import errno
+import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from starec_ray.checkpoints import MANIFEST, PROGRESS, Checkpoints, progress_of
+from starec_ray import checkpoint_files
+from starec_ray.checkpoint_files import (
+    FORMAT,
+    MANIFEST,
+    PROGRESS,
+    fault,
+    progress_of,
+    write_manifest,
+)
+from starec_ray.checkpoints import SCORE, Checkpoints
 from starec_ray.errors import ConfigError, StorageError
+
+OURS = {"inputs": {"/data/manifest.json": "a1"}, "settings": {"training.group_size": 8}}
 
 
 class Algorithm:
@@ -16,13 +29,17 @@ class Algorithm:
     training_iteration = 0
     stopped: BaseException | None = None
 
+    def __init__(self, identity: dict | None = None) -> None:
+        self.identity = identity or OURS
+
     def save_to_path(self, path: str | Path) -> str:
-        Path(path).mkdir()
         if self.stopped:
             raise self.stopped
         (Path(path) / "learners").mkdir()
         (Path(path) / "learners" / "weights").write_bytes(bytes(1000))
-        (Path(path) / PROGRESS).write_text("{}")
+        progress = {"format": FORMAT, "identity": self.identity}
+        (Path(path) / PROGRESS).write_text(json.dumps(progress))
+        write_manifest(Path(path))
         return str(path)
 
 
@@ -32,8 +49,9 @@ def save(
     score: float | None = None,
     *,
     stopped: BaseException | None = None,
+    identity: dict | None = None,
 ) -> None:
-    algorithm = Algorithm()
+    algorithm = Algorithm(identity)
     algorithm.training_iteration, algorithm.stopped = iteration, stopped
     checkpoints.save(algorithm, score)
 
@@ -42,13 +60,19 @@ def names(checkpoints: Checkpoints) -> list[str]:
     return [path.name for path in checkpoints.all()]
 
 
+@pytest.fixture
+def told() -> list[str]:
+    """What isn't sound, as `Checkpoints` tells of it."""
+    return []
+
+
 def test_the_newest_are_kept_and_the_last_one_is_gone_on_from(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    assert checkpoints.newest(pytest.fail) is None
+    assert checkpoints.newest() is None
     for iteration in (2, 9, 10, 100):
         save(checkpoints, iteration)
     assert names(checkpoints) == ["iteration-00010", "iteration-00100"]
-    assert checkpoints.newest(pytest.fail) == tmp_path / "checkpoints" / "iteration-00100"
+    assert checkpoints.newest() == tmp_path / "checkpoints" / "iteration-00100"
 
 
 def test_without_a_limit_all_are_kept(tmp_path):
@@ -82,7 +106,7 @@ def test_on_a_full_disk_the_one_before_stays_whole_and_the_error_names_it(tmp_pa
     with pytest.raises(StorageError, match=r"full. .*iteration-00001 is whole.*--resume"):
         save(checkpoints, 2, stopped=error)
     assert [path.name for path in tmp_path.iterdir()] == ["iteration-00001"]
-    assert checkpoints.newest(pytest.fail) == tmp_path / "iteration-00001"
+    assert checkpoints.newest() == tmp_path / "iteration-00001"
 
 
 def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
@@ -113,41 +137,105 @@ def truncated(folder: Path) -> None:
 
 def altered(folder: Path) -> None:
     (folder / "learners" / "weights").write_bytes(bytes(999) + b"1")
+    os.utime(folder / "learners" / "weights", (1, 1))  # a clock may be too coarse to tell
 
 
 def missing(folder: Path) -> None:
     (folder / "learners" / "weights").unlink()
 
 
-def foreign(folder: Path) -> None:
+def added(folder: Path) -> None:
+    (folder / "learners" / "weights-2").touch()
+
+
+def no_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text("[1]")
 
 
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (truncated, "learners/weights has 999 bytes instead of 1000"),
-        (altered, "learners/weights was altered"),
-        (missing, "learners/weights is missing"),
-        (foreign, "its manifest.json can't be read"),
-    ],
-)
+def empty_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text("{}")
+
+
+def rescored(folder: Path) -> None:
+    (folder / SCORE).write_text("{")
+
+
+DAMAGES = {
+    truncated: "learners/weights has 999 bytes instead of 1000",
+    altered: "learners/weights was altered",
+    missing: "learners/weights is missing",
+    added: "learners/weights-2 doesn't belong to it",
+    no_manifest: "its manifest.json can't be read",
+    empty_manifest: "its manifest.json names no progress.json",
+    rescored: "score.json has 1 bytes instead of 3",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_one_is_named_and_the_one_before_is_gone_on_from(tmp_path, damage, told):
-    checkpoints = Checkpoints(tmp_path, keep=0)
-    save(checkpoints, 1)
-    save(checkpoints, 2)
+    checkpoints = Checkpoints(tmp_path, keep=0, tell=told.append)
+    save(checkpoints, 1, 0.5)
+    save(checkpoints, 2, 0.5)
     damage(tmp_path / "iteration-00002")
-    warnings: list[str] = []
-    assert checkpoints.newest(warnings.append) == tmp_path / "iteration-00001"
-    assert len(warnings) == 1 and "iteration-00002" in warnings[0] and told in warnings[0]
+    for _ in range(2):
+        assert checkpoints.newest() == tmp_path / "iteration-00001"
+    assert len(told) == 1 and "iteration-00002" in told[0] and DAMAGES[damage] in told[0]
     damage(tmp_path / "iteration-00001")
     with pytest.raises(ConfigError, match="no checkpoint can be gone on from"):
-        checkpoints.newest(warnings.append)
+        checkpoints.newest()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_does_not_count_among_those_kept_nor_as_the_best(tmp_path, damage, told):
+    checkpoints = Checkpoints(tmp_path, keep=1, tell=told.append)
+    save(checkpoints, 1, 0.1)
+    save(checkpoints, 2, 0.9)
+    damage(tmp_path / "iteration-00002")
+    save(checkpoints, 3, 0.5)
+    assert checkpoints.best() == tmp_path / "iteration-00003"
+    save(checkpoints, 4, 0.3)
+    assert checkpoints.sound() == [tmp_path / "iteration-00003", tmp_path / "iteration-00004"]
+    assert len(told) == 1 and DAMAGES[damage] in told[0]
+
+
+def test_what_ray_lays_beside_the_files_does_no_harm(tmp_path, told):
+    save(Checkpoints(tmp_path, keep=0), 1)
+    (tmp_path / "iteration-00001" / ".metadata.json").write_text("{}")
+    assert fault(tmp_path / "iteration-00001") == ""
+
+
+def test_one_is_read_once_in_a_process_and_again_when_it_was_written_to(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=0)
+    save(checkpoints, 1)
+    read: list[Path] = []
+    digest = checkpoint_files._hash
+    monkeypatch.setattr(checkpoint_files, "_hash", lambda path: read.append(path) or digest(path))
+    assert checkpoints.newest() and not read
+    truncated(tmp_path / "iteration-00001")
+    with pytest.raises(ConfigError, match="999 bytes"):
+        checkpoints.newest()
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"inputs": {"/other/manifest.json": "a1"}}, "/data/manifest.json changed since"),
+        ({"inputs": {"/data/manifest.json": "b2"}}, "/data/manifest.json changed since"),
+        ({"settings": {"training.group_size": 4}}, "training.group_size was 4 and is 8"),
+    ],
+)
+def test_another_runs_is_named_and_the_one_before_is_gone_on_from(tmp_path, other, why, told):
+    checkpoints = Checkpoints(tmp_path / "ours", 1, OURS, told.append)
+    save(checkpoints, 1)
+    save(Checkpoints(tmp_path / "theirs", 1), 2, identity=OURS | other)
+    shutil.copytree(tmp_path / "theirs" / "iteration-00002", tmp_path / "ours" / "iteration-00002")
+    assert checkpoints.newest() == tmp_path / "ours" / "iteration-00001"
+    assert len(told) == 1 and "iteration-00002 is not this run's" in told[0] and why in told[0]
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(ConfigError, match="is no whole checkpoint"):
         progress_of(tmp_path)
     (tmp_path / PROGRESS).write_text('{"iterations_done": 3}')
-    with pytest.raises(ConfigError, match="has format 1, and this version reads 2"):
+    with pytest.raises(ConfigError, match="has format 1, and this version reads 3"):
         progress_of(tmp_path)

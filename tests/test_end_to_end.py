@@ -9,14 +9,15 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
-from starec_ray.checkpoints import FORMAT, MANIFEST, PROGRESS
+from starec_ray.checkpoint_files import FORMAT, PROGRESS, write_manifest
 from starec_ray.cli.rollouts import select
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.run import evaluate_models, trained_models
+from starec_ray.identity import identity
 from starec_ray.recipe import resolved_sections
 from starec_ray.run_dir import RunDir
 from starec_ray.train import train
-from tests.small_world import dataset, write_random_traces
+from tests.small_world import dataset, write_random_traces, write_small_world
 from tests.tiny_recipe import tiny_recipe
 
 pytestmark = pytest.mark.engine
@@ -123,8 +124,22 @@ def test_a_second_run_into_the_same_folder_is_refused_before_anything_starts(
     assert run.read_metrics() == [{"iteration": 1}]
 
 
+def test_a_storage_that_holds_another_runs_checkpoints_is_refused_and_left_alone(
+    small_world, tiny_model, tmp_path
+):
+    storage = RunDir(tmp_path / "other")
+    recipe = tiny_recipe(
+        small_world, tiny_model, None, run={"checkpoint_storage": f"file://{storage.checkpoints}"}
+    )
+    recipe.config.resolve()
+    write_checkpoint(storage, 5, recipe)
+    with pytest.raises(ConfigError, match=r"checkpoints already \(iteration-00005\)"):
+        train(recipe, tmp_path / "run", Console())
+    assert (storage.checkpoints / "iteration-00005" / PROGRESS).exists()
+
+
 def test_a_run_resumes_by_its_own_recipe_alone_and_says_when_there_is_nothing_to_do(
-    small_world, tiny_model, tmp_path, capsys
+    small_world, tiny_model, tmp_path, tmp_path_factory, capsys
 ):
     recipe = tiny_recipe(small_world, tiny_model, None, run={"iterations": 3, "evaluate": False})
     with pytest.raises(ConfigError, match="holds no run to resume"):
@@ -136,24 +151,40 @@ def test_a_run_resumes_by_its_own_recipe_alone_and_says_when_there_is_nothing_to
     run.append_metrics({"iteration": 5})
     run.close()
     run.model.mkdir()
-    checkpoint = run.checkpoints / "iteration-00005"
-    checkpoint.mkdir(parents=True)
-    inputs = recipe.config.input_hashes()
-    progress = {"format": FORMAT, "iterations_done": 3, "inputs": inputs}
-    (checkpoint / PROGRESS).write_text(json.dumps(progress))
-    (checkpoint / MANIFEST).write_text("{}")
+    write_checkpoint(run, 5, recipe)
+    other_world = write_small_world(tmp_path_factory.mktemp("other world"), users=12)
+    wider = shutil.copytree(tiny_model, tmp_path_factory.mktemp("other model") / "wider")
+    shape = json.loads((wider / "config.json").read_text())
+    (wider / "config.json").write_text(json.dumps(shape | {"intermediate_size": 999}))
+    others = (tiny_recipe(other_world, tiny_model, None), tiny_recipe(small_world, wider, None))
+    for iteration, other in enumerate(others, start=6):
+        other.config.resolve()
+        write_checkpoint(run, iteration, other)
     train(recipe, tmp_path, Console(width=200), resume=True)
-    assert "nothing to do" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"iteration-00006 is not this run's: {small_world}/manifest.json changed" in told
+    assert "iteration-00007 is not this run's: the model's shape changed" in told
+    assert "nothing to do" in told
 
-    progress["inputs"] = dict.fromkeys(progress["inputs"], "another hash")
-    (checkpoint / PROGRESS).write_text(json.dumps(progress))
-    with pytest.raises(ConfigError, match=r"manifest.json changed since"):
+    with pytest.raises(ConfigError, match=r"no checkpoint iteration-9; there are: iteration-00005"):
+        train(recipe, tmp_path, Console(), resume=True, checkpoint="iteration-9")
+    shutil.rmtree(run.checkpoints / "iteration-00005")
+    with pytest.raises(ConfigError, match=r"iteration-00007.*iteration-00006.*Bring back"):
         train(recipe, tmp_path, Console(), resume=True)
 
-    other = tiny_recipe(small_world, tiny_model, None, training={"lr": 1e-9})
-    with pytest.raises(ConfigError, match=r"training.lr was 0.002 and is 1e-09"):
+    other = tiny_recipe(small_world, tiny_model, None, training={"group_size": 4})
+    with pytest.raises(ConfigError, match=r"training.group_size was 16 and is 4"):
         train(other, tmp_path, Console(), resume=True)
     assert run.read_metrics() == [{"iteration": 5}]
+
+
+def write_checkpoint(run, iteration, recipe):
+    """The newest of a run by this recipe, after three iterations, without any weights."""
+    checkpoint = run.checkpoints / f"iteration-{iteration:05d}"
+    checkpoint.mkdir(parents=True)
+    progress = {"format": FORMAT, "iterations_done": 3, "identity": identity(recipe.config)}
+    (checkpoint / PROGRESS).write_text(json.dumps(progress))
+    write_manifest(checkpoint)
 
 
 def test_a_folder_with_something_of_that_name_is_left_alone(small_world, tiny_model, tmp_path):

@@ -167,13 +167,25 @@ def test_a_run_setting_out_of_range_is_refused(key, value):
         build({"run": {key: value}})
 
 
-def test_a_run_that_goes_on_may_change_how_long_but_not_what_it_trains():
+def test_a_run_that_goes_on_may_change_how_long_and_fast_but_not_what_it_trains():
     before = resolved_sections(build({"training": {"lr": 1e-4}, "run": {"seed": 1}}))
-    longer = build({"training": {"lr": 1e-4}, "run": {"seed": 1, "iterations": 7}})
-    longer.config.num_env_runners = 3
-    assert changed_keys(before, resolved_sections(longer)) == []
-    other = resolved_sections(build({"training": {"lr": 2e-4}, "run": {"seed": 2}}))
-    assert changed_keys(before, other) == [
-        "training.lr was 0.0001 and is 0.0002",
+    slower = build({"training": {"lr": 5e-5, "kl_coeff": 0.1}, "run": {"seed": 1, "iterations": 7}})
+    slower.config.num_env_runners = 3
+    slower.config.max_kl = 2.0
+    assert changed_keys(before, resolved_sections(slower)) == []
+    other = {"seed": 2, "metric": "mrr", "mode": "min"}
+    assert changed_keys(
+        before, resolved_sections(build({"training": {"group_size": 4}, "run": other}))
+    ) == [
+        "training.group_size was 8 and is 4",
         "run.seed was 1 and is 2",
+        "run.metric was 'ndcg@10' and is 'mrr'",
+        "run.mode was 'max' and is 'min'",
     ]
+
+
+def test_a_run_without_an_anchor_to_measure_by_can_not_begin_to():
+    without = resolved_sections(build({"training": {"kl_coeff": 0.0}}))
+    with_one = resolved_sections(build({"training": {"kl_coeff": 1e-3}}))
+    assert changed_keys(without, without) == changed_keys(with_one, without) == []
+    assert changed_keys(without, with_one) == ["training.kl_coeff was 0.0 and is 0.001"]

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from starec_ray import schemas
+from starec_ray.data.store import check_out
 from starec_ray.errors import ConfigError, DataError
+from starec_ray.failures import FailureEvent
 from starec_ray.run_dir import EVALUATION, READABLE_ROLLOUTS, RunDir, flatten, written_whole
 
 TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}
@@ -76,6 +79,18 @@ def test_a_folder_that_is_no_run_is_named(tmp_path) -> None:
         RunDir(tmp_path).read_config()
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/run", Path("gs://bucket/run"), "file:///tmp/x"])
+def test_an_address_of_a_store_is_refused_and_no_folder_of_that_name_is_made(
+    tmp_path, monkeypatch, address
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is no folder of this machine: mount"):
+        RunDir(address)
+    with pytest.raises(ConfigError, match="is no folder of this machine: mount"):
+        check_out(Path(address), force=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_metrics_are_one_json_line_an_iteration(tmp_path) -> None:
     run = RunDir(tmp_path)
     run.append_metrics({"iteration": 1, "loss": np.float32(0.5), "reward": {"mean": float("nan")}})
@@ -95,6 +110,30 @@ def test_a_line_that_a_crash_cut_off_is_left_out_and_written_over(tmp_path) -> N
     run.append_metrics({"iteration": 2})
     run.close()
     assert run.read_metrics() == [{"iteration": 1}, {"iteration": 2}]
+
+
+def test_a_loss_that_was_written_down_half_does_not_hide_those_after_it(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    run.append_failure(FailureEvent(1.0, "learner", 0, cause="é"))
+    with open(run.failures, "a") as file:
+        file.write('{"time": 2.0, "ki')
+    for seconds in (3.0, 4.0):
+        run.append_failure(FailureEvent(seconds, "learner", 0))
+    assert [line["time"] for line in run.read_failures()] == [1.0, 3.0, 4.0]
+
+
+def test_a_run_that_goes_on_shows_each_iteration_once_in_tensorboard(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    for iteration in (1, 2, 3):
+        run.append_metrics({"iteration": iteration, "loss": 0.5})
+    run.rewind(1)
+    for iteration in (2, 3, 4):
+        run.append_metrics({"iteration": iteration, "loss": 0.25})
+    run.close()
+    shown = EventAccumulator(str(run.tensorboard))
+    shown.Reload()
+    found = [(event.step, event.value) for event in shown.Scalars("loss")]
+    assert found == [(1, 0.5), (2, 0.25), (3, 0.25), (4, 0.25)]
 
 
 def test_rewinding_drops_what_came_after_the_checkpoint(tmp_path) -> None:

@@ -1,17 +1,24 @@
 """Learners that are lost again and again, without any engine: when does a run give up?"""
 
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from starec_ray import train
-from starec_ray.checkpoints import FORMAT, PROGRESS, Checkpoints
+from starec_ray.alarms import Alarms
+from starec_ray.checkpoint_files import FORMAT, PROGRESS, write_manifest
+from starec_ray.checkpoints import Checkpoints
+from starec_ray.errors import CollapseError
 from starec_ray.failures import TooManyFailuresError
 from starec_ray.learner_calls import LearnersLostError
-from starec_ray.run_dir import RunDir
+from starec_ray.recipe import build, changed_keys, load_recipe, resolved_sections
+from starec_ray.run_dir import LAST_BATCH, RunDir
 from tests.tiny_recipe import tiny_recipe
 
 RECOVERIES = 20  # a run that goes on for ever does so in this test no more often
@@ -48,9 +55,9 @@ class Learning:
         folder.mkdir(exist_ok=True)
 
     def save_to_path(self, path: Path) -> str:
-        path.mkdir()
         state = {"format": FORMAT, "training_iteration": self.training_iteration}
         (path / PROGRESS).write_text(json.dumps(state))
+        write_manifest(path)
         return str(path)
 
     def restore_from_path(self, path: Path) -> None:
@@ -85,3 +92,42 @@ def test_learners_that_are_lost_here_and_there_do_not(tmp_path, monkeypatch):
     algo = Learning(lambda iteration, losses: losses < len(places) and iteration == places[losses])
     learn(algo, tmp_path, monkeypatch)
     assert (algo.losses, algo.training_iteration) == (len(places), 12)
+
+
+class Collapsing(Learning):
+    """Its KL grows until the alarm goes off, in the iteration after a KL of 0.7."""
+
+    latest_update = pa.table({"case_id": ["the offending one"]})
+
+    def __init__(self, config) -> None:
+        super().__init__(lambda iteration, losses: False)
+        self.config = config
+        self.alarms = Alarms(config)
+
+    def train(self) -> dict:
+        self.report["kl"] = (self.training_iteration + 1) / 10
+        self.alarms.check({"kl": self.report["kl"], "skipped": 0.0})
+        return super().train()
+
+
+def test_a_run_that_collapses_ends_with_its_batch_and_a_way_back_that_is_open(
+    tmp_path, monkeypatch
+):
+    sections = {"training": {"lr": 1e-4}, "fault_tolerance": {"max_kl": 0.75}}
+    recipe = build(tiny_recipe(tmp_path, tmp_path, None).sections | sections)
+    run = RunDir(tmp_path / "run")
+    run.write_config(resolved_sections(recipe))
+    with pytest.raises(CollapseError, match=r"kl is 0.8, above its limit 0\.75") as raised:
+        learn(Collapsing(recipe.config), tmp_path, monkeypatch)
+
+    lines = run.read_metrics()
+    assert [line["iteration"] for line in lines] == list(range(1, 9)) and lines[-1]["kl"] == 0.8
+    assert pq.read_table(run.path / LAST_BATCH).to_pylist() == [{"case_id": "the offending one"}]
+    assert f"The last healthy checkpoint is {run.checkpoints / 'iteration-00005'}." in str(
+        raised.value
+    )
+    command = shlex.split(str(raised.value).partition("starec train ")[2])
+    assert command[2:] == ["--run-dir", str(run.path), "--resume"]
+    slower = load_recipe(command[0], [command[1]])
+    assert slower.config.lr == 5e-5
+    assert changed_keys(run.read_config(), resolved_sections(slower)) == []

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from starec_ray.errors import ConfigError
+from starec_ray.local_path import local_path
 
 ENDPOINT, LOCAL, TEMPLATE = "Endpoint", "Local model", "Template"
 
@@ -137,6 +138,7 @@ def distill(
 
     if reply_format not in FORMATS:
         raise ConfigError(f"--reply-format {reply_format!r}: choose {' or '.join(FORMATS)}.")
+    local_path(out)
     console = Console()
     dataset = Dataset.load(data)
     writer = PromptWriter(

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from starec_ray.errors import ConfigError
+from starec_ray.local_path import local_path
 from starec_ray.run_dir import RunDir
 
 
@@ -65,6 +66,7 @@ def evaluate(
         assert found is not None
         models, out = trained_models(found), out or found.path
     assert out is not None
+    local_path(out)
     # Without a recipe nothing says what the model was before its training.
     known = found is not None or recipe is not None
     evaluate_models(models, build(sections), out, Console(), split, untrained=known)

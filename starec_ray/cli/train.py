@@ -38,6 +38,15 @@ def train(
         bool,
         typer.Option("--resume", help="Go on from the newest checkpoint of the run in RUN_DIR."),
     ] = False,
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="With --resume: an earlier one, such as iteration-00030. Those after it are "
+            "removed.",
+        ),
+    ] = "",
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -52,6 +61,8 @@ def train(
     """
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run, --overwrite empties it: give one of them.")
+    if from_ and not resume:
+        raise ConfigError("--from says which checkpoint --resume goes on from: give both.")
     from starec_ray.recipe import load_recipe  # loads Ray and torch, seconds
 
     console = Console()
@@ -66,7 +77,7 @@ def train(
         return
     from starec_ray import train as job
 
-    run = job.train(loaded, run_dir, console, overwrite=overwrite, resume=resume)
+    run = job.train(loaded, run_dir, console, overwrite=overwrite, resume=resume, checkpoint=from_)
     starec = sys.argv[0]
     plots = ["training.png"] + ["policies.png"] * loaded.run.evaluate
     more = [shlex.quote(o) for o in given if not o.split("=")[0].endswith("iterations")]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from starec_ray import schemas
 from starec_ray.errors import DataError
+from starec_ray.local_path import local_path
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -36,7 +37,7 @@ def check_out(out: Path, *, force: bool) -> None:
     An existing folder with something in it is replaced only with `force`, and only when it is a
     data folder (it holds a manifest.json), so that a mistyped path costs nothing.
     """
-    if not out.exists():
+    if not local_path(out).exists():
         return
     if not out.is_dir():
         raise DataError(f"{out} is a file: give a folder for --out.")

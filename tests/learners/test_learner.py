@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learners.learner import lr_at
+from learners.tensor_files import TensorReader, TensorWriter
 from starec_ray.errors import ConfigError, DataError
 from tests.learners.samples import (
     LearnerConfig,
@@ -167,10 +168,12 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(
     rows = mixed_sequences.to_pylist()
     rows[0]["advantages"][0] = math.nan
     broken = pa.Table.from_pylist(rows, schema=mixed_sequences.schema)
-    assert learner.update_sequences(broken, objective="grpo")["skipped_steps"] == 1
+    metrics = learner.update_sequences(broken, objective="grpo")
+    assert metrics["skipped_steps"] == metrics["skipped"] == 1
     assert largest_difference(weights_of(learner), before) == 0
     metrics = learner.update_sequences(mixed_sequences, objective="grpo")
-    assert metrics["skipped_steps"] == 1 and metrics["lr"] == pytest.approx(5e-4)
+    assert (metrics["skipped_steps"], metrics["skipped"]) == (1, 0)
+    assert metrics["lr"] == pytest.approx(5e-4)
     assert largest_difference(weights_of(learner), before) > 0
 
 
@@ -251,6 +254,15 @@ def test_a_checkpoint_of_another_model_is_an_error(tiny_llama, tmp_path):
         path.unlink()
     with pytest.raises(ConfigError, match="of another model: it has no such"):
         learner.load_checkpoint(str(tmp_path / "checkpoint"))
+
+
+def test_a_file_too_many_that_holds_a_tensor_again_is_an_error(tmp_path):
+    for name in ("rank-00000", "rank-00001"):
+        writer = TensorWriter(tmp_path, name)
+        writer.add("step", torch.ones(()))
+        writer.write()
+    with pytest.raises(ConfigError, match=r"rank-00000-00001.* both hold step"):
+        TensorReader(tmp_path)
 
 
 def test_a_publisher_reads_all_weights_under_their_hugging_face_names(tiny_llama):
