@@ -12,9 +12,11 @@ from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+from rich.console import Console
 
 from starec_ray.errors import DeadlineError
 
+TOLD_AFTER_S = 25.0
 NEXT_TO_NOTHING = {"memory": 1}  # byte: a bundle must take something, and any node has that
 
 
@@ -39,17 +41,18 @@ def learner_bundles(config: Any) -> list[dict[str, float]]:
     return [learner] * config.num_learners
 
 
-def actor_resources(config: Any, *, learners: bool = True) -> dict[str, float]:
-    """What all actors take together, under Ray's names."""
-    total: dict[str, float] = {"CPU": 0, "GPU": 0}
-    for bundle in actor_bundles(config, learners=learners):
-        for name, amount in bundle.items():
-            total[name] = total.get(name, 0) + amount
-    return total
+def total(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What all take together."""
+    taken: Counter[str] = Counter()
+    for bundle in bundles:
+        taken.update({name: amount for name, amount in bundle.items() if amount})
+    return dict(taken)
 
 
 def learners_together(config: Any) -> PlacementGroup | None:
     """A place for all learners on as few nodes as hold them; None in a trial, which has one.
+
+    A wait that lasts is told of, with what is missing.
 
     Raises:
         DeadlineError: if the cluster has none within `start_timeout_s`.
@@ -58,7 +61,12 @@ def learners_together(config: Any) -> PlacementGroup | None:
         return None
     bundles = learner_bundles(config)
     place = ray.util.placement_group(bundles, strategy="PACK")
-    if not place.wait(config.start_timeout_s):
+    patience = min(TOLD_AFTER_S, config.start_timeout_s)
+    found = place.wait(patience)
+    if not found and patience < config.start_timeout_s:
+        tell_waiting("learner", bundles)
+        found = place.wait(config.start_timeout_s - patience)
+    if not found:
         missing = shortage(bundles)
         remove_placement_group(place)
         raise DeadlineError(
@@ -78,11 +86,19 @@ def apart(count: int) -> PlacementGroup | None:
     return ray.util.placement_group([NEXT_TO_NOTHING] * count, strategy="SPREAD")
 
 
+def tell_waiting(kind: str, bundles: Sequence[Mapping[str, float]]) -> None:
+    """Says that so many actors of a kind have no place yet, and what is missing."""
+    Console(stderr=True).print(
+        f"[yellow]waiting for a place[/] for {len(bundles)} {kind}{'s' * (len(bundles) > 1)}: "
+        f"{shortage(bundles)}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
 def shortage(bundles: Sequence[Mapping[str, float]]) -> str:
     """What is wanted for these, what the cluster has, and what is missing, in words."""
-    wanted: Counter[str] = Counter()
-    for bundle in bundles:
-        wanted.update({name: amount for name, amount in bundle.items() if amount})
+    wanted = total(bundles)
     there, free = ray.cluster_resources(), ray.available_resources()
     has = ", ".join(
         f"{name} {there.get(name, 0):g} ({free.get(name, 0):g} free)" for name in wanted

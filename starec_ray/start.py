@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import ray
@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 
 from actors.logs import last_lines_of
 from starec_ray.errors import DeadlineError
-from starec_ray.placement import shortage
+from starec_ray.placement import TOLD_AFTER_S, shortage, tell_waiting
 
 UP = "ALIVE"  # its constructor has returned
 LOGS_SHOWN = 4
@@ -19,6 +19,8 @@ LOGS_SHOWN = 4
 
 class StartDeadline:
     """A block in which actors start: those that take too long are ended, and it fails with why.
+
+    Those that have no place are told of before, once, with what is missing.
 
     Ending them makes RLlib's wait for them fail. An actor counts as late that isn't up by the
     deadline; where `until_left` is set any does, for the block goes on with work of its own.
@@ -52,21 +54,31 @@ class StartDeadline:
         self._before: set[str] = set()
         self._fault = ""
         self._left = threading.Lock()
-        self._timer = threading.Timer(timeout_s, self._end_late)
-        self._timer.daemon = True
+        self._timers = [
+            threading.Timer(TOLD_AFTER_S, self._tell_waiting),
+            threading.Timer(timeout_s, self._end_late),
+        ]
 
     def __enter__(self) -> Self:
         self._before = set(self._actors())
-        self._timer.start()
+        for timer in self._timers:
+            timer.daemon = True
+            timer.start()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         with self._left:  # until a deadline that has come is done with
             if self._fault and (error is None or isinstance(error, Exception)):
                 raise DeadlineError(self._fault) from error
             if error is not None and self._until_left:
                 self._end(self._new())
+
+    def _tell_waiting(self) -> None:
+        with self._left:
+            if waiting := _without_a_place(self._new().values()):
+                tell_waiting(self._kind, [self._bundle] * len(waiting))
 
     def _end_late(self) -> None:
         with self._left:
@@ -74,7 +86,7 @@ class StartDeadline:
             late = [a for a in started.values() if self._until_left or a["State"] != UP]
             if not late:
                 return
-            waiting = [actor for actor in late if not actor["Pid"]]
+            waiting = _without_a_place(late)
             missing = f" {shortage([self._bundle] * len(waiting))}." if waiting else ""
             self._fault = (
                 f"{len(late)} of {len(started)} {self._kind}s did not start within "
@@ -102,6 +114,10 @@ class StartDeadline:
         for actor_id in actors:
             with contextlib.suppress(RayError, ValueError):  # it ended by itself
                 _core().kill_actor(ray.ActorID.from_hex(actor_id), True)
+
+
+def _without_a_place(actors: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [actor for actor in actors if not actor["Pid"]]
 
 
 def _address() -> tuple[str, int]:

@@ -18,6 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
+from starec_ray.cluster import TOKEN_REMEDY
 from starec_ray.errors import ConfigError, STARecError
 from starec_ray.recipe import Recipe, load_recipe
 from starec_ray.traces import BUNDLED_TRACES, trace_files
@@ -117,9 +118,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     except AuthenticationError as error:
         raise ConfigError(
             f"the cluster at {where} doesn't let this machine in: "
-            f"{error.message.strip().splitlines()[0]} RAY_AUTH_MODE must be what its nodes were "
-            "started with: token, with the same token in RAY_AUTH_TOKEN or in the file that "
-            "RAY_AUTH_TOKEN_PATH names, or disabled."
+            f"{error.message.strip().splitlines()[0]} {TOKEN_REMEDY}"
         ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(

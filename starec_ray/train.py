@@ -24,7 +24,7 @@ from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.failures import FailureEvent, Relapses
 from starec_ray.identity import identity
 from starec_ray.learner_calls import LearnersLostError
-from starec_ray.placement import actor_resources
+from starec_ray.placement import actor_bundles
 from starec_ray.plan import REMEDY, check_data
 from starec_ray.progress import phase
 from starec_ray.recipe import Recipe, changed_keys, resolved_sections
@@ -77,7 +77,7 @@ def train(
             )
             return run
         start_ray(recipe.run.ray)
-        check_resources(actor_resources(recipe.config), REMEDY)
+        check_resources(actor_bundles(recipe.config), REMEDY)
         console.print(f"starting actors: {_actors(recipe)}")
         algo = recipe.config.build_algo()
         assert isinstance(algo, STARec)

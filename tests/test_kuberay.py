@@ -92,6 +92,17 @@ def test_jobs_name_the_cluster_commands_recipes_and_spaces_that_there_are(name):
 
 
 @pytest.mark.parametrize("name", JOBS)
+def test_the_whole_command_is_the_job_and_the_doctor_examines_what_will_run(name):
+    # KubeRay pastes the entrypoint unquoted behind `ray job submit … --` in the other modes.
+    assert manifest(name)["spec"]["submissionMode"] == "HTTPMode"
+    (_, looked_at), (_, run) = commands(name)
+    assert looked_at["recipe"] == run["recipe"]
+    assert looked_at["overrides"] == run["overrides"]
+    [storage] = looked_at["storage"]
+    assert (run.get("run_dir") or run["out"]).parent == storage
+
+
+@pytest.mark.parametrize("name", JOBS)
 def test_the_actors_of_a_job_fit_the_nodes_that_offer_their_resources(name):
     *_, (_, given) = commands(name)
     config = load_recipe(given["recipe"], given["overrides"]).config

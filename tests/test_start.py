@@ -1,18 +1,23 @@
 """Actors that don't start: the wait has an end, says why, and leaves none of them behind."""
 
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.util.placement_group import remove_placement_group
 
 from actors import logs
+from starec_ray import placement, start
 from starec_ray.config import STARecConfig
 from starec_ray.errors import DeadlineError
+from starec_ray.evaluation.session import evaluation_session
 from starec_ray.failures import Failures
 from starec_ray.learner_calls import LearnerCalls, LearnersLostError
 from starec_ray.start import StartDeadline
+from tests.tiny_recipe import tiny_recipe
 
 pytestmark = pytest.mark.engine
 
@@ -65,11 +70,55 @@ def test_an_actor_without_a_place_is_told_with_what_is_missing(ray_cluster):
         ray.get(actor.ping.remote())
 
 
+def test_a_wait_for_a_place_is_told_of_long_before_it_ends(ray_cluster, monkeypatch, capfd):
+    monkeypatch.setattr(start, "TOLD_AFTER_S", 0.5)
+    sleeper = ray.remote(num_gpus=1)(Sleeper)
+    with (
+        pytest.raises(DeadlineError),
+        StartDeadline("sleeper", "Sleeper", 4.0, {"GPU": 1}),
+    ):
+        waiting = [sleeper.remote() for _ in range(2)]
+        ray.get([actor.ping.remote() for actor in waiting])
+    told = capfd.readouterr().err
+    assert told.count("waiting for a place for 2 sleepers: wanted: GPU 2; there: GPU 0") == 1
+
+
+def test_learners_whose_place_is_taken_are_told_of_and_get_it_when_it_is_free(
+    ray_cluster, monkeypatch, capfd
+):
+    monkeypatch.setattr(placement, "TOLD_AFTER_S", 1.0)
+    config = STARecConfig().learners(num_learners=2)
+    others = ray.util.placement_group([{"CPU": 9}])
+    assert others.wait(60)
+    threading.Timer(3.0, remove_placement_group, [others]).start()
+    place = placement.learners_together(config)
+    assert place
+    remove_placement_group(place)
+    told = capfd.readouterr().err
+    assert (
+        told.count("place for 2 learners: wanted: CPU 2; there: CPU 10 (1 free); missing: CPU") == 1
+    )
+
+
 def test_learners_without_a_place_are_told_with_what_is_missing(ray_cluster):
     config = STARecConfig().learners(num_learners=2, num_gpus_per_learner=1)
     config.fault_tolerance(start_timeout_s=2.0)
     with pytest.raises(DeadlineError, match=r"wanted: CPU 2, GPU 2; .* missing: GPU 2"):
         config.build_learner_group(rl_module_spec=config.get_default_rl_module_spec())
+
+
+def test_an_evaluation_whose_engines_have_no_place_ends_and_leaves_none(
+    ray_cluster, small_world, tiny_model
+):
+    config = tiny_recipe(small_world, tiny_model, None).config.resolve()
+    config.env_runners(num_gpus_per_env_runner=1).fault_tolerance(start_timeout_s=4.0)
+    with (
+        pytest.raises(DeadlineError, match=r"2 of 2 env runners .*missing: GPU 2"),
+        evaluation_session(config),
+    ):
+        pass
+    time.sleep(1.0)
+    assert not left(config.env_runner_cls.__name__)
 
 
 def test_learners_that_can_not_start_again_are_told_with_the_reason(ray_cluster):

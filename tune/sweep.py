@@ -19,7 +19,7 @@ from starec_ray.algorithm import STARec
 from starec_ray.cluster import check_resources, start_ray
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
-from starec_ray.placement import actor_resources
+from starec_ray.placement import actor_bundles
 from starec_ray.plan import REMEDY
 from starec_ray.recipe import Recipe, attribute_of, build, with_values
 from starec_ray.run_dir import RunDir
@@ -60,7 +60,7 @@ def sweep(
             )
         recipe.config.resolve()
         start_ray(recipe.run.ray)
-        check_resources(_trial_resources(recipe.config), REMEDY)
+        check_resources(_trial_bundles(recipe.config), REMEDY)
         config = _shared_anchor(recipe, space, folder.path, console)
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths stay what they are
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # that prints each trial's 300 settings
@@ -74,10 +74,9 @@ def sweep(
     return found
 
 
-def _trial_resources(config: STARecConfig) -> dict[str, float]:
-    """What one trial takes, under Ray's names: its actors and its own process."""
-    wanted = actor_resources(config)
-    return wanted | {"CPU": wanted["CPU"] + config.num_cpus_for_main_process}
+def _trial_bundles(config: STARecConfig) -> list[dict[str, float]]:
+    """What one trial takes, under Ray's names: its own process and its actors."""
+    return [{"CPU": config.num_cpus_for_main_process}, *actor_bundles(config)]
 
 
 def _shared_anchor(recipe: Recipe, space: Space, out: Path, console: Console) -> STARecConfig:

@@ -52,7 +52,7 @@ class LocalTeacher:
             self._gpus = 1 if ray.cluster_resources().get("GPU") else 0
         kind, each = ("GPU", self._gpus) if self._gpus else ("CPU", settings.cpus_per_engine)
         remedy = f"lower --engines or --{kind.lower()}s-per-engine, or join a larger cluster."
-        check_resources({kind: each * settings.engines}, remedy)
+        check_resources([{kind: each}] * settings.engines, remedy)
         self.name = settings.model
         self.usage = Usage()
         self._path = resolve_model(settings.model)

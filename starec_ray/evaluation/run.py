@@ -10,7 +10,7 @@ from starec_ray.errors import ConfigError
 from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
 from starec_ray.evaluation.session import Session, evaluation_session
-from starec_ray.placement import actor_resources
+from starec_ray.placement import actor_bundles
 from starec_ray.plan import REMEDY
 from starec_ray.recipe import Recipe
 from starec_ray.run_dir import RunDir
@@ -46,7 +46,7 @@ def evaluate_models(
     dataset = Dataset.load(config.data_path)
     check_cases(dataset, split, run.evaluation_cases, slow_thinking=run.evaluate_slow_thinking)
     start_ray(recipe.run.ray)
-    check_resources(actor_resources(config, learners=False), REMEDY)
+    check_resources(actor_bundles(config, learners=False), REMEDY)
     with evaluation_session(config) as session:
         return compare(session, models, recipe, out, console, split)
 

@@ -14,7 +14,9 @@ from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import Task
 from starec_ray.data.dataset import Dataset
 from starec_ray.failures import Failures
+from starec_ray.placement import actor_bundles
 from starec_ray.sampling import RunnerPool
+from starec_ray.start import StartDeadline
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,17 @@ class Session:
 
 @contextmanager
 def evaluation_session(config: Any) -> Iterator[Session]:
-    """Starts what an evaluation needs by a resolved `STARecConfig`, and stops it at the end."""
+    """Starts what an evaluation needs by a resolved `STARecConfig`, and stops it at the end.
+
+    Raises:
+        DeadlineError: if the env runners don't start within `start_timeout_s`.
+    """
     dataset = Dataset.load(config.data_path)
     agent = Agent.from_config(config, dataset)
     failures = Failures.from_config(config)
-    group = EnvRunnerGroup(config=config, local_env_runner=False)
+    name, timeout_s = config.env_runner_cls.__name__, config.start_timeout_s
+    with StartDeadline("env runner", name, timeout_s, actor_bundles(config)[0]):
+        group = EnvRunnerGroup(config=config, local_env_runner=False)
     pool = RunnerPool.from_config(group, config, failures)
     rewards = RewardGroup.from_config(config, failures)
     try:
