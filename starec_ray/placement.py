@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
+from ray.rllib.algorithms.utils import _get_main_process_bundle
+from ray.tune import PlacementGroupFactory
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from starec_ray.errors import DeadlineError
@@ -46,6 +48,12 @@ def actor_resources(config: Any, *, learners: bool = True) -> dict[str, float]:
         for name, amount in bundle.items():
             total[name] = total.get(name, 0) + amount
     return total
+
+
+def trial_place(config: Any) -> PlacementGroupFactory:
+    """What a trial takes under Tune: a bundle for its own process, and one for each actor."""
+    own = _get_main_process_bundle(config)
+    return PlacementGroupFactory([own, *actor_bundles(config)], strategy=config.placement_strategy)
 
 
 def learners_together(config: Any) -> PlacementGroup | None:
