@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from starec_ray.algorithm import STARec
+from starec_ray.config import STARecConfig
 from starec_ray.recipe import attribute_of
-from tune.population import population
+from tune.population import fit, population
 from tune.space import Space, SweepSettings
 
 FIELDS = {
@@ -52,3 +54,21 @@ def test_values_vary_and_stay_where_the_space_has_them(copied):
             least, most = (low, high - 1) if high else next(iter(field.values()))
             assert least <= min(values) and max(values) <= most
             assert {type(value) for value in values} == {int if high else float}
+
+
+@pytest.mark.parametrize(
+    ("there", "room"),
+    [
+        ({"CPU": 9, "GPU": 6}, True),
+        ({"CPU": 8, "GPU": 6}, False),
+        ({"CPU": 9}, False),
+    ],
+)
+def test_trials_have_room_where_the_cluster_holds_all_of_them_at_a_time(there, room):
+    config = (
+        STARecConfig()
+        .env_runners(num_env_runners=1, num_gpus_per_env_runner=1)
+        .learners(num_learners=1, num_gpus_per_learner=1)
+    )
+    place = STARec.default_resource_request(config.to_dict())
+    assert fit([SimpleNamespace(placement_group_factory=place)] * 3, there) == room
