@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune import PlacementGroupFactory
 from transformers import AutoTokenizer
 
 from actors.reward_actor import RewardGroup
@@ -37,7 +38,7 @@ from starec_ray.failures import Failures
 from starec_ray.identity import identity
 from starec_ray.learner_calls import LearnerCalls
 from starec_ray.ledger import Ledger
-from starec_ray.placement import actor_bundles
+from starec_ray.placement import actor_bundles, trial_place
 from starec_ray.run_dir import BEST_EPOCH  # in the shared folder, and in checkpoints
 from starec_ray.sampling import RunnerPool
 from starec_ray.start import StartDeadline
@@ -54,6 +55,12 @@ class STARec(Algorithm):
     @classmethod
     def get_default_config(cls) -> STARecConfig:
         return STARecConfig(cls)
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """A trial's place, of fields that nobody has checked: where they can't be, the trial fails
+        and tells the cause. An error here would end all of the sweep."""
+        return trial_place(cls.get_default_config().update_from_dict(config))
 
     def setup(self, config: STARecConfig) -> None:  # type: ignore[override]
         """Starts env runners and learners (RLlib), reward actors, and the driver's own parts."""

@@ -33,7 +33,8 @@ class OwnSections(AlgorithmConfig):
             path: a folder that `starec data prepare` wrote.
         """
         if path is not NotProvided:
-            self.data_path = str(path)
+            # Under Tune it may be a domain.
+            self.data_path = str(path) if isinstance(path, Path) else path
         return self
 
     @property

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
+from ray.rllib.algorithms.utils import _get_main_process_bundle
+from ray.tune import PlacementGroupFactory
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from rich.console import Console
 
@@ -47,6 +49,12 @@ def total(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
     for bundle in bundles:
         taken.update({name: amount for name, amount in bundle.items() if amount})
     return dict(taken)
+
+
+def trial_place(config: Any) -> PlacementGroupFactory:
+    """What a trial takes under Tune: a bundle for its own process, and one for each actor."""
+    own = _get_main_process_bundle(config)
+    return PlacementGroupFactory([own, *actor_bundles(config)], strategy=config.placement_strategy)
 
 
 def learners_together(config: Any) -> PlacementGroup | None:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from ray.tune import ResultGrid
+from ray.tune import Result, ResultGrid
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,6 +21,7 @@ from starec_ray.errors import STARecError
 from starec_ray.recipe import Recipe, RunSettings, attribute_of, with_values
 from starec_ray.run_dir import written_whole
 from tune.space import Space
+from tune.trial import metric_path
 
 BEST_RECIPE = "best.yaml"
 BEST_MODEL = "best_model"
@@ -37,7 +38,8 @@ class Trial:
 
     Attributes:
         name: its place in the sweep, from 1.
-        values: "section.key" → the value that it began with.
+        values: "section.key" → its value; where they change on the way (pbt), the one that its
+            checkpoint was made with.
         scores: the metric after each iteration, fractions.
         iterations: GRPO iterations done.
         score: the metric of its checkpoint; None without one.
@@ -54,11 +56,6 @@ class Trial:
     cause: str
 
 
-def metric_path(metric: str) -> str:
-    """Where a trial's result holds a validation metric."""
-    return f"evaluation/validation/{metric}"
-
-
 def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]:
     """The trials of a sweep, in the order in which they were drawn."""
     path, trials = metric_path(run.metric), []
@@ -67,8 +64,9 @@ def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]
         # A result has no settings of a trial that failed before it reported any.
         settings = grid._experiment_analysis.trials[number].config
         history = result.metrics_dataframe
-        checkpoint = result.get_best_checkpoint(path, run.mode) if result.checkpoint else None
-        scores = {c.path: _at(m, path) for c, m in result.best_checkpoints or []}
+        checkpoint, then = _best_checkpoint(result, path, run.mode)
+        if then and space.settings.scheduler == "pbt":
+            settings = then["config"]
         trials.append(
             Trial(
                 name=str(number + 1),
@@ -77,12 +75,23 @@ def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]
                 if history is None or path not in history
                 else history[path].dropna().tolist(),
                 iterations=int((result.metrics or {}).get("iterations_done", 0)),
-                score=scores.get(checkpoint.path) if checkpoint else None,
-                checkpoint=Path(checkpoint.path) if checkpoint else None,
+                score=_at(then, path),
+                checkpoint=checkpoint,
                 cause=cause_of(result.error),
             )
         )
     return trials
+
+
+def _best_checkpoint(result: Result, path: str, mode: str) -> tuple[Path | None, dict[str, Any]]:
+    """The best of those that are kept, and what its trial had reported when it was made."""
+    kept = [
+        (score if mode == "max" else -score, Path(checkpoint.path), metrics)
+        for checkpoint, metrics in result.best_checkpoints or []
+        if (score := _at(metrics, path)) is not None
+    ]
+    _, checkpoint, then = max(kept, key=lambda one: one[0], default=(0.0, None, {}))
+    return checkpoint, then
 
 
 def best_of(trials: Sequence[Trial], mode: str) -> Trial:

@@ -27,6 +27,10 @@ DOMAINS: dict[str, tuple[Callable[..., Any], int | None]] = {
     "choice": (tune.choice, None),
     "grid": (tune.grid_search, None),
 }
+LISTS = {name for name, (_, numbers) in DOMAINS.items() if numbers is None}
+SEED = "run.seed"  # of the section `run` the one that is a trial's own
+KL = "training.kl_coeff"
+CHANGE_WITHIN_A_TRIAL = ("training.", "rewards.")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class SweepSettings:
     Attributes:
         num_samples: trials; with `grid` fields, of each combination of theirs.
         scheduler: "asha" stops trials that fall behind; "pbt" lets them copy better ones and
-            vary their values; "none" lets all finish.
+            vary their values, of `training` and `rewards` alone; "none" lets all finish.
         searcher: "random", or "optuna" (models what was found so far).
         grace_iterations: GRPO iterations that every trial gets (asha), or that lie between two
             perturbations (pbt).
@@ -66,6 +70,15 @@ class Space:
         """The configuration's attribute → a domain of Tune's."""
         return {attribute_of(key): _domain(given) for key, given in self.fields.items()}
 
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """The configuration's attribute → the least and the most of it, where that is numbers
+        between two ends and no list."""
+        return {
+            attribute_of(key): (ends[0], ends[1])
+            for key, field in self.fields.items()
+            if DOMAINS[next(iter(field))][1] and (ends := _extremes(key, field))
+        }
+
 
 def load_space(path: str | Path, recipe: Recipe) -> Space:
     """Reads a space and checks it against the recipe that it varies.
@@ -94,18 +107,45 @@ def load_space(path: str | Path, recipe: Recipe) -> Space:
         raise ConfigError(f"{path}: the space is empty: there is nothing to vary.")
     space = Space(settings, {str(key): value for key, value in given["space"].items()})
     for key, field in space.fields.items():
-        if key.partition(".")[0] not in SECTIONS:
+        section, _, name = key.partition(".")
+        if section not in SECTIONS and key != SEED:
             known = ", ".join(SECTIONS)
-            raise ConfigError(f"{path}: {key} is no field to vary: write section.key of {known}.")
+            raise ConfigError(
+                f"{path}: {key} is no field to vary: write section.key of {known}; or {SEED}."
+            )
+        as_read = []  # numbers that YAML took for text mended
         for value in _extremes(key, field):
             try:
-                build(with_values(recipe.sections, {key: value}))
+                made = build(with_values(recipe.sections, {key: value}))
             except ConfigError as error:
                 raise ConfigError(f"{path}: {key} of {value!r} makes no recipe: {error}") from None
+            as_read.append(made.sections[section][name])
+        for listed in LISTS & set(field):
+            field[listed] = as_read
     gridded = [key for key, field in space.fields.items() if "grid" in field]
     if gridded and (settings.searcher == "optuna" or settings.scheduler == "pbt"):
         raise ConfigError(f"{path}: {gridded[0]} is a grid, which can't be searched: use choice.")
+    if settings.scheduler == "pbt":
+        _check_population(space, str(path))
     return space
+
+
+def _check_population(space: Space, path: str) -> None:
+    """A trial that copies another goes on from its checkpoint, with other values."""
+    if space.settings.searcher != "random":
+        raise ConfigError(f"{path}: pbt finds values by itself: it takes the searcher random.")
+    for key in space.fields:
+        if not key.startswith(CHANGE_WITHIN_A_TRIAL):
+            raise ConfigError(
+                f"{path}: {key} can't change within a trial, and pbt changes values on the way: "
+                "it may vary the fields of training and rewards. Leave it out, or take asha."
+            )
+    weights = _extremes(KL, space.fields[KL]) if KL in space.fields else []
+    if 0 in weights and any(weights):
+        raise ConfigError(
+            f"{path}: {KL} is 0 for some trials: they keep no anchor, and pbt lets "
+            "others copy them, which need one. Leave 0 out, or take asha."
+        )
 
 
 def _extremes(key: str, field: Any) -> list:
@@ -127,7 +167,8 @@ def _extremes(key: str, field: Any) -> list:
     low, high = values
     if low >= high or (name == "loguniform" and low <= 0):
         raise ConfigError(f"space: {key}: {name} goes from low to high; found {values!r}.")
-    return [low, high - 1] if name == "randint" else [low, high]
+    # What is drawn between two ends is a fraction, which no field of whole numbers takes.
+    return [low, high - 1] if name == "randint" else [float(low), float(high)]
 
 
 def _domain(field: Mapping[str, list]) -> Any:

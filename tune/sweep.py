@@ -1,11 +1,13 @@
-"""A sweep: the anchor made once where it can be, then trials of `STARec` under Ray Tune."""
+"""A sweep: the anchor made once where it can be, then trials of `SweepTrial` under Ray Tune."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import (
     BasicVariantGenerator,
     ConcurrencyLimiter,
@@ -15,24 +17,26 @@ from ray.tune.search import (
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from starec_ray.algorithm import STARec
 from starec_ray.cluster import check_resources, start_ray
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
-from starec_ray.placement import actor_bundles
+from starec_ray.placement import trial_place
 from starec_ray.plan import REMEDY
-from starec_ray.recipe import Recipe, attribute_of, build, with_values
-from starec_ray.run_dir import RunDir
+from starec_ray.recipe import Recipe, attribute_of, build, resolved_sections, with_values
+from starec_ray.run_dir import RunDir, written_whole
 from starec_ray.train import train
-from tune.results import Trial, metric_path, read_trials, write_results
-from tune.space import Space, SweepSettings
+from tune.population import KEPT, population
+from tune.results import Trial, read_trials, write_results
+from tune.space import SEED, Space, SweepSettings
+from tune.trial import SweepTrial, metric_path
 
+BEGUN = "sweep.yaml"  # the recipe and the space that a sweep was begun with
 TRIALS = "trials"  # Tune's own folder
 ANCHOR = "anchor"  # the run that made the anchored model which all trials begin with
 CLOCK = "iterations_done"  # GRPO iterations
 # What the anchor depends on: a sweep over none of it anchors once.
 ANCHORS = ("data.", "model.", "anchor.")
-ANCHORS_TRAINING = ("training.warmup_steps", "training.weight_decay", "training.grad_clip")
+ANCHORS_FIELDS = ("training.warmup_steps", "training.weight_decay", "training.grad_clip", SEED)
 
 
 def sweep(
@@ -43,30 +47,33 @@ def sweep(
     Args:
         recipe: what the trials have in common; `run.iterations`, `run.metric` and `run.mode` say
             how long the longest one is and what it is judged by.
-        resume: go on with a sweep that was stopped: what is finished isn't run again.
+        resume: go on with a sweep that was stopped: what is finished isn't run again. Tune
+            unpickles what lies in its folder, which may run any code: only for your own.
 
     Raises:
-        ConfigError: if the folder holds a sweep and `resume` is False, or none and it is True; if
-            the recipe can't be run or the cluster has no room for one trial.
+        ConfigError: if the folder holds a sweep and `resume` is False, or none and it is True, or
+            one of another recipe or space; if the recipe can't be run or the cluster has no room
+            for one trial.
     """
     folder = RunDir(out)  # only for its lock
     trials = folder.path / TRIALS
     with folder.lock():
-        if resume != tune.Tuner.can_restore(trials):
-            raise ConfigError(
-                f"{out} holds no sweep to resume: leave --resume out."
-                if resume
-                else f"{out} holds a sweep already: give another --out, or --resume it."
-            )
+        wanted = _described(recipe, space)
+        _check_begun(folder.path / BEGUN, wanted, resume=resume)
         recipe.config.resolve()
         start_ray(recipe.run.ray)
-        check_resources(_trial_bundles(recipe.config), REMEDY)
+        check_resources(trial_place(recipe.config).bundles, REMEDY)
+        with written_whole(folder.path / BEGUN) as aside:
+            aside.write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
         config = _shared_anchor(recipe, space, folder.path, console)
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths stay what they are
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # that prints each trial's 300 settings
         varied = _varied(config, space)
-        if resume:  # trials that weren't drawn yet are made of what is given again
-            tuner = tune.Tuner.restore(str(trials), STARec, resume_errored=True, param_space=varied)
+        if resume and tune.Tuner.can_restore(trials):
+            # Trials that weren't drawn yet are made of what is given again.
+            tuner = tune.Tuner.restore(
+                str(trials), SweepTrial, resume_errored=True, param_space=varied
+            )
         else:
             tuner = _tuner(varied, recipe, space, folder.path)
         found = read_trials(tuner.fit(), space, recipe.run)
@@ -74,23 +81,50 @@ def sweep(
     return found
 
 
-def _trial_bundles(config: STARecConfig) -> list[dict[str, float]]:
-    """What one trial takes, under Ray's names: its own process and its actors."""
-    return [{"CPU": config.num_cpus_for_main_process}, *actor_bundles(config)]
+def _described(recipe: Recipe, space: Space) -> dict[str, dict[str, Any]]:
+    """All that a sweep is made by, as YAML's types, but Ray's own arguments."""
+    sections = resolved_sections(build(recipe.sections))  # names as they are given
+    del sections["run"]["ray"]
+    return sections | {"sweep": asdict(space.settings), "space": space.fields}
+
+
+def _check_begun(begun: Path, wanted: dict[str, dict[str, Any]], *, resume: bool) -> None:
+    """Raises ConfigError where a folder can't be begun with, or gone on with, as it is wanted."""
+    if resume != begun.exists():
+        raise ConfigError(
+            f"{begun.parent} holds no sweep to resume: leave --resume out."
+            if resume
+            else f"{begun.parent} holds a sweep already: give another --out, or --resume it."
+        )
+    if not resume:
+        return
+    before = yaml.safe_load(begun.read_text(encoding="utf-8"))
+    changed = [
+        f"{section}.{key} was {was!r} and is {now!r}"
+        for section in wanted
+        for key in before.get(section, {}) | wanted[section]
+        if (was := before.get(section, {}).get(key)) != (now := wanted[section].get(key))
+    ]
+    if changed:
+        raise ConfigError(
+            f"{begun.parent} was begun with another recipe or space: {'; '.join(changed)}. Resume "
+            f"it with its own ({begun}), or begin another sweep."
+        )
 
 
 def _shared_anchor(recipe: Recipe, space: Space, out: Path, console: Console) -> STARecConfig:
     """The trials' configuration: where none of the fields that vary touches the anchor, they
-    begin with one anchored model."""
-    touched = [k for k in space.fields if k.startswith(ANCHORS) or k in ANCHORS_TRAINING]
+    begin with one anchored model. One that was stopped is gone on with."""
+    touched = [k for k in space.fields if k.startswith(ANCHORS) or k in ANCHORS_FIELDS]
     if touched or not recipe.config.anchor_epochs:
         return recipe.config
-    model = RunDir(out / ANCHOR).anchored_model
-    if not model.exists():
+    run = RunDir(out / ANCHOR)
+    if not run.anchored_model.exists():
         console.print("the anchor is made once, for all trials:")
         alone = with_values(recipe.sections, {"run.iterations": 0, "run.evaluate": False})
-        train(build(alone), out / ANCHOR, console, overwrite=True)
-    anchored = {"model.name": str(model), "anchor.anchor_epochs": 0, "anchor.traces": []}
+        train(build(alone), run.path, console, resume=run.config.exists())
+    model = str(run.anchored_model)
+    anchored = {"model.name": model, "anchor.anchor_epochs": 0, "anchor.traces": []}
     return build(with_values(recipe.sections, anchored)).config.resolve()
 
 
@@ -111,15 +145,11 @@ def _tuner(varied: dict[str, Any], recipe: Recipe, space: Space, out: Path) -> t
             grace_period=min(settings.grace_iterations, run.iterations),
             reduction_factor=2,
         ),
-        "pbt": lambda: PopulationBasedTraining(
-            time_attr=CLOCK,
-            perturbation_interval=settings.grace_iterations,
-            hyperparam_mutations=space.domains(),
-        ),
+        "pbt": lambda: population(space, CLOCK),
         "none": FIFOScheduler,
     }
     return tune.Tuner(
-        STARec,
+        SweepTrial,
         param_space=varied,
         tune_config=tune.TuneConfig(
             metric=metric_path(run.metric),
@@ -133,7 +163,7 @@ def _tuner(varied: dict[str, Any], recipe: Recipe, space: Space, out: Path) -> t
             storage_path=str(out),
             stop={CLOCK: run.iterations},
             checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=1,
+                num_to_keep=KEPT if settings.scheduler == "pbt" else 1,
                 checkpoint_score_attribute=metric_path(run.metric),
                 checkpoint_score_order=run.mode,
                 checkpoint_frequency=run.checkpoint_every,

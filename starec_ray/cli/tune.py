@@ -24,7 +24,11 @@ def tune(
     ] = Path("runs/sweep"),
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with a sweep that was stopped; finished trials stay."),
+        typer.Option(
+            "--resume",
+            help="Go on with a sweep that was stopped; finished trials stay. Tune unpickles what "
+            "lies in OUT, which may run any code: only folders of your own.",
+        ),
     ] = False,
 ) -> None:
     """Search a recipe's settings with Ray Tune: ASHA, PBT or Optuna, on a laptop or a cluster.

@@ -23,17 +23,18 @@ def test_each_field_becomes_a_domain_under_the_attribute_that_holds_it(tmp_path)
     space = read(
         tmp_path,
         {
-            "sweep": {"num_samples": 3, "scheduler": "pbt"},
+            "sweep": {"num_samples": 3, "scheduler": "none"},
             "space": {
                 "training.lr": {"loguniform": [1e-6, 1e-4]},
                 "training.group_size": {"randint": [2, 9]},
                 "model.name": {"choice": ["a/b", "c/d"]},
+                "run.seed": {"choice": [1, 2]},
             },
         },
     )
-    assert (space.settings.num_samples, space.settings.scheduler) == (3, "pbt")
+    assert (space.settings.num_samples, space.settings.scheduler) == (3, "none")
     domains = space.domains()
-    assert set(domains) == {"lr", "group_size", "model_name"}
+    assert set(domains) == {"lr", "group_size", "model_name", "seed"}
     assert isinstance(domains["lr"], Float) and (domains["lr"].lower, domains["lr"].upper) == (
         1e-6,
         1e-4,
@@ -43,6 +44,10 @@ def test_each_field_becomes_a_domain_under_the_attribute_that_holds_it(tmp_path)
     assert domains["model_name"].categories == ["a/b", "c/d"]
 
 
+def pbt(fields: dict, **settings: str) -> dict:
+    return {"space": fields, "sweep": {"scheduler": "pbt", **settings}}
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -50,13 +55,13 @@ def test_each_field_becomes_a_domain_under_the_attribute_that_holds_it(tmp_path)
         ({"space": {}}, "nothing to vary"),
         ({"space": {"training.lr": {"choice": [1e-5]}}, "spce": {}}, "unknown section 'spce'"),
         ({"space": {"training.l": {"choice": [1e-5]}}}, "unknown key training.l; did you mean"),
-        ({"space": {"run.seed": {"choice": [1]}}}, "run.seed is no field to vary"),
+        ({"space": {"run.iterations": {"choice": [1]}}}, "run.iterations is no field to vary"),
         ({"space": {"training.lr": 1e-5}}, "write one of uniform, loguniform"),
         ({"space": {"training.lr": {"uniform": [1e-5]}}}, "uniform takes 2 numbers"),
         ({"space": {"training.lr": {"loguniform": [0, 1]}}}, "from low to high"),
         ({"space": {"training.lr": {"uniform": [1e-4, 1e-5]}}}, "from low to high"),
         ({"space": {"training.group_size": {"choice": [8, 1]}}}, "of 1 makes no recipe"),
-        ({"space": {"training.group_size": {"uniform": [2, 8.5]}}}, "makes no recipe"),
+        ({"space": {"training.group_size": {"uniform": [2, 8]}}}, "2.0 makes no recipe"),
         (
             {"space": {"training.lr": {"choice": [1e-5]}}, "sweep": {"num_samples": 0}},
             "sweep.num_samples is 0",
@@ -69,11 +74,33 @@ def test_each_field_becomes_a_domain_under_the_attribute_that_holds_it(tmp_path)
             {"space": {"training.lr": {"grid": [1e-5]}}, "sweep": {"searcher": "optuna"}},
             "training.lr is a grid",
         ),
+        (pbt({"model.history_shown": {"choice": [5, 10]}}), "model.history_shown can't change wit"),
+        (pbt({"data.path": {"choice": ["a", "b"]}}), "data.path can't change within a trial"),
+        (pbt({"anchor.anchor_lr": {"uniform": [0.1, 0.2]}}), "anchor.anchor_lr can't change"),
+        (pbt({"learners.num_learners": {"choice": [1, 2]}}), "learners.num_learners can't"),
+        (pbt({"run.seed": {"choice": [1, 2]}}), "run.seed can't change within a trial"),
+        (pbt({"training.kl_coeff": {"choice": [0.1, 0]}}), "they keep no anchor"),
+        (pbt({"training.kl_coeff": {"uniform": [0, 0.1]}}), "they keep no anchor"),
+        (pbt({"training.lr": {"grid": [1e-5]}}), "training.lr is a grid"),
+        (pbt({"training.lr": {"choice": [1e-5]}}, searcher="optuna"), "takes the searcher random"),
     ],
 )
 def test_what_is_wrong_with_a_space_is_said_before_anything_starts(tmp_path, content, told):
     with pytest.raises(ConfigError, match=told):
         read(tmp_path, content)
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers_in_a_list_too(tmp_path):
+    space = read(tmp_path, "space: {training.lr: {choice: [1e-6, 1e-5]}}")  # for want of a dot
+    assert space.domains()["lr"].categories == [1e-6, 1e-5]
+
+
+def test_a_population_may_vary_what_a_copy_can_go_on_with(tmp_path):
+    fields = {
+        "training.kl_coeff": {"choice": [0.01, 0.1]},
+        "rewards.reward_shape": {"choice": ["tiers", "ndcg"]},
+    }
+    assert read(tmp_path, pbt(fields)).bounds() == {}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in Path("recipes/spaces").iterdir()))

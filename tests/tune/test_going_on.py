@@ -1,0 +1,86 @@
+"""A sweep that was killed goes on, and only as it was begun."""
+
+import pytest
+from rich.console import Console
+
+from starec_ray.errors import ConfigError
+from starec_ray.recipe import build, with_values
+from tests.tiny_recipe import tiny_recipe
+from tune import sweep as module
+from tune.space import Space, SweepSettings
+from tune.sweep import sweep
+
+SPACE = Space(SweepSettings(), {"training.lr": {"choice": [1e-5, 1e-4]}})
+
+
+class Killed(BaseException):
+    """What ends a program in the middle."""
+
+
+@pytest.fixture
+def recipe(small_world, tiny_model):
+    return tiny_recipe(small_world, tiny_model, None)
+
+
+@pytest.fixture
+def anchors(monkeypatch):
+    """Sweeps without Ray that are killed in the anchor; how each of those was begun."""
+    begun = []
+
+    def train(recipe, path, console, *, resume):
+        begun.append((recipe.run.iterations, resume))
+        (path / "config.yaml").write_text("begun")
+        raise Killed
+
+    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "start_ray", lambda settings: None)
+    monkeypatch.setattr(module, "check_resources", lambda wanted, remedy: None)
+    return begun
+
+
+def begin(recipe, space, out, **resume):
+    with pytest.raises(Killed):
+        sweep(recipe, space, out, Console(quiet=True), **resume)
+
+
+def test_an_anchor_that_was_killed_is_gone_on_with(recipe, anchors, tmp_path):
+    begin(recipe, SPACE, tmp_path)
+    begin(build(recipe.sections), SPACE, tmp_path, resume=True)
+    assert anchors == [(0, False), (0, True)]
+
+
+def test_a_folder_that_holds_a_sweep_is_not_begun_with_again(recipe, anchors, tmp_path):
+    begin(recipe, SPACE, tmp_path)
+    with pytest.raises(ConfigError, match=r"holds a sweep already.*--resume"):
+        sweep(recipe, SPACE, tmp_path, Console(quiet=True))
+    with pytest.raises(ConfigError, match="holds no sweep to resume"):
+        sweep(recipe, SPACE, tmp_path / "other", Console(quiet=True), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "space", "told"),
+    [
+        ({"training.temperature": 0.5}, SPACE, "training.temperature was 1.0 and is 0.5"),
+        ({"run.iterations": 99}, SPACE, "run.iterations was 24 and is 99"),
+        ({}, Space(SweepSettings(num_samples=99), SPACE.fields), "num_samples was 8 and is 99"),
+        ({}, Space(SPACE.settings, {}), r"space.training.lr was {'choice': .*} and is None"),
+        (
+            {},
+            Space(SPACE.settings, SPACE.fields | {"training.kl_coeff": {"uniform": [0, 1]}}),
+            r"space.training.kl_coeff was None and is {'uniform': \[0, 1\]}",
+        ),
+    ],
+)
+def test_it_goes_on_with_the_recipe_and_the_space_that_it_was_begun_with(
+    recipe, anchors, tmp_path, values, space, told
+):
+    begin(recipe, SPACE, tmp_path)
+    changed = build(with_values(recipe.sections, values))
+    with pytest.raises(ConfigError, match=told):
+        sweep(changed, space, tmp_path, Console(quiet=True), resume=True)
+
+
+def test_a_cluster_of_another_size_may_go_on_with_it(recipe, anchors, tmp_path):
+    begin(recipe, SPACE, tmp_path)
+    larger = build(with_values(recipe.sections, {"run.ray": {"num_cpus": 99}}))
+    begin(larger, SPACE, tmp_path, resume=True)

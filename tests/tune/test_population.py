@@ -1,0 +1,74 @@
+"""What population based training makes of a space."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from starec_ray.algorithm import STARec
+from starec_ray.config import STARecConfig
+from starec_ray.recipe import attribute_of
+from tune.population import fit, population
+from tune.space import Space, SweepSettings
+
+FIELDS = {
+    "training.lr": {"loguniform": [1e-6, 1e-4]},
+    "training.reflect_share": {"uniform": [0.5, 0.95]},
+    "training.group_size": {"randint": [2, 9]},
+    "training.cases_per_iteration": {"choice": [4, 8, 64]},
+    "rewards.reward_shape": {"choice": ["tiers", "ndcg"]},
+}
+SPACE = Space(SweepSettings(scheduler="pbt"), FIELDS)
+
+
+@pytest.fixture
+def copied():
+    """The settings of a trial after so many copies, each made of the one before."""
+    scheduler = population(SPACE, "iterations_done")
+
+    def copy(settings: dict, times: int) -> list[dict]:
+        made = []
+        for _ in range(times):
+            settings, _ = scheduler._get_new_config(None, SimpleNamespace(config=settings))
+            made.append(settings)
+        return made
+
+    return copy
+
+
+def test_values_vary_and_stay_where_the_space_has_them(copied):
+    settings = {
+        "lr": 9e-5,
+        "reflect_share": 0.94,
+        "group_size": 8,
+        "cases_per_iteration": 64,
+        "reward_shape": "ndcg",
+    }
+    made = copied(settings, 300)
+    for key, field in FIELDS.items():
+        values = [one[attribute_of(key)] for one in made]
+        assert len(set(values)) > 1
+        if "choice" in field:
+            assert set(values) <= set(field["choice"])
+        else:
+            low, high = field.get("randint", [0, 0])
+            least, most = (low, high - 1) if high else next(iter(field.values()))
+            assert least <= min(values) and max(values) <= most
+            assert {type(value) for value in values} == {int if high else float}
+
+
+@pytest.mark.parametrize(
+    ("there", "room"),
+    [
+        ({"CPU": 9, "GPU": 6}, True),
+        ({"CPU": 8, "GPU": 6}, False),
+        ({"CPU": 9}, False),
+    ],
+)
+def test_trials_have_room_where_the_cluster_holds_all_of_them_at_a_time(there, room):
+    config = (
+        STARecConfig()
+        .env_runners(num_env_runners=1, num_gpus_per_env_runner=1)
+        .learners(num_learners=1, num_gpus_per_learner=1)
+    )
+    place = STARec.default_resource_request(config.to_dict())
+    assert fit([SimpleNamespace(placement_group_factory=place)] * 3, there) == room

@@ -1,0 +1,55 @@
+"""STARec as a sweep runs it."""
+
+from typing import Any
+
+from starec_ray.algorithm import STARec
+from starec_ray.failures import Relapses
+from starec_ray.learner_calls import LearnersLostError
+
+
+def metric_path(metric: str) -> str:
+    """Where a trial's result holds a validation metric."""
+    return f"evaluation/validation/{metric}"
+
+
+class SweepTrial(STARec):
+    """A trial that goes on from its newest checkpoint where its learners are lost, as
+    `starec train` does, and whose best checkpoint Tune can tell."""
+
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self._newest: Any = None  # what Tune knows of the checkpoint that was saved or loaded last
+        self._began_at = 0  # iterations that were done when these learners began
+        self._relapses = Relapses()
+
+    def step(self) -> dict[str, Any]:
+        go_back = False
+        while True:
+            try:
+                if go_back:
+                    self._go_back()
+                return _with_scores(super().step())
+            except LearnersLostError as error:
+                self._relapses.lost(self._began_at, self.training_iteration, error)
+                go_back = True
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        self._newest = super().save(checkpoint_dir)
+        return self._newest
+
+    def restore(self, checkpoint_path: Any) -> None:
+        super().restore(checkpoint_path)
+        self._newest, self._began_at = checkpoint_path, self.training_iteration
+
+    def _go_back(self) -> None:
+        if self._newest is None:
+            self.start_over()
+            self._began_at = 0
+        else:
+            self.restore(self._newest)
+
+
+def _with_scores(result: dict[str, Any]) -> dict[str, Any]:
+    """Tune orders checkpoints by what stands at the top of a result alone."""
+    users = result.get("evaluation", {}).get("validation", {})
+    return result | {metric_path(name): value for name, value in users.items()}
