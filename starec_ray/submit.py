@@ -21,7 +21,7 @@ from rich.console import Console
 from starec_ray.cluster import TOKEN_REMEDY
 from starec_ray.errors import ConfigError, STARecError
 from starec_ray.recipe import Recipe, load_recipe
-from starec_ray.traces import BUNDLED_TRACES, trace_files
+from starec_ray.traces import BUNDLED_TRACES, TEMPLATE, trace_files
 
 # Parameters of the commands: what the job brings along, and where it writes.
 TRAVELLING = ("recipe", "space")
@@ -39,13 +39,14 @@ class Job:
         arguments: the command and its arguments, as the job sees its files.
         files: place in the job's folder → file of this machine.
         storage: folders that the command writes to.
-        recipe: its recipe and the keys replaced, as arguments; empty without one.
+        examined: what the doctor looks at beside the storage, as arguments: the recipe and the
+            keys replaced, else data and model.
     """
 
     arguments: list[str]
     files: dict[str, Path]
     storage: list[str]
-    recipe: list[str]
+    examined: list[str]
 
     def entrypoint(self, *, checked: bool) -> str:
         """The job's command line; `checked`: the doctor looks first, and red ends the job."""
@@ -53,7 +54,7 @@ class Job:
         if not checked or self.arguments[0] == "doctor":
             return command
         folders = [word for folder in self.storage for word in ("--storage", folder)]
-        look = shlex.join(["starec", "doctor", *self.recipe, *folders, "--may-grow"])
+        look = shlex.join(["starec", "doctor", *self.examined, *folders, "--may-grow"])
         return f"{look} && {command}"
 
 
@@ -70,7 +71,7 @@ def make_job(name: str, arguments: Sequence[str], parameters: Mapping[str, Any])
     """
     given = list(arguments)
     files: dict[str, Path] = {}
-    recipe: list[str] = []
+    examined: list[str] = []
     for parameter in TRAVELLING:
         path = parameters.get(parameter)
         if path is None:
@@ -99,8 +100,11 @@ def make_job(name: str, arguments: Sequence[str], parameters: Mapping[str, Any])
                     _check_shared("--traces", str(path))
             overrides.append(f"anchor.traces={json.dumps(traces)}")
         _check_recipe(load_recipe(parameters["recipe"], overrides))
-        recipe = [next(iter(files)), *overrides]
-    return Job([name, *given], files, storage, recipe)
+        examined = [next(iter(files)), *overrides]
+    else:
+        asked = {"--data": parameters.get("data"), "--model": _model_of(parameters)}
+        examined = [word for option in asked.items() if option[1] for word in map(str, option)]
+    return Job([name, *given], files, storage, examined)
 
 
 def connect(address: str | None) -> JobSubmissionClient:
@@ -191,6 +195,14 @@ async def follow(client: JobServer, job_id: str, console: Console) -> JobStatus:
                     f"the connection to the cluster is lost ({error}); the job may go on."
                 ) from error
         await asyncio.sleep(RECONNECT_EVERY_S)
+
+
+def _model_of(parameters: Mapping[str, Any]) -> str | None:
+    """What an evaluation or a teacher on the cluster loads; None of a command without one."""
+    teacher = parameters.get("teacher")
+    if parameters.get("base_url") or teacher == TEMPLATE:
+        return None
+    return parameters.get("model") or teacher
 
 
 def _moved(word: str, path: Path, place: str) -> str:

@@ -69,7 +69,14 @@ def test_a_recipe_and_a_space_of_one_name_keep_apart():
 
 def test_distill_evaluate_and_doctor_travel_too():
     made = job("distill", "--data", "/mnt/d", "--out", "/mnt/traces", "--teacher", "Qwen/Qwen3-8B")
-    assert made.entrypoint(checked=True).startswith("starec doctor --storage /mnt/traces")
+    examined = "--data /mnt/d --model Qwen/Qwen3-8B --storage /mnt/traces"
+    assert made.entrypoint(checked=True).startswith(f"starec doctor {examined} --may-grow && ")
+    for elsewhere in (["--teacher", "template"], ["--teacher", "r1", "--base-url", "https://x/v1"]):
+        made = job("distill", "--data", "/mnt/d", "--out", "/mnt/traces", *elsewhere)
+        assert made.examined == ["--data", "/mnt/d"]
+    given = ["--data", "/mnt/d", "--model", "a/b", "--out", "/mnt/e"]
+    made = job("evaluate", "--recipe", "recipes/demo.yaml", *given)
+    assert made.examined == given[:4]
     assert job("evaluate", "--run", "/mnt/run").storage == ["/mnt/run"]
     assert job("doctor", "recipes/demo.yaml", DATA).entrypoint(checked=True) == (
         f"starec doctor recipe/demo.yaml {DATA}"

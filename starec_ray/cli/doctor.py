@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from starec_ray.errors import ConfigError
+
 
 def doctor(
     recipe: Annotated[
@@ -19,6 +21,10 @@ def doctor(
         list[Path] | None,
         typer.Option(help="A folder that all nodes are to share; may be given more than once."),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Without a recipe: a prepared data folder.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Without a recipe: a model, by name or folder.")] = "",
     may_grow: Annotated[
         bool,
         typer.Option("--may-grow", help="What the cluster lacks is a warning: it may autoscale."),
@@ -27,16 +33,18 @@ def doctor(
     """Examine the cluster of RAY_ADDRESS from each of its nodes, or this machine.
 
     Versions, devices, object store, ports between the nodes, shared storage; with a recipe also
-    data and model as each node sees them, and what the recipe wants against what is there. A
+    its data and model as each node sees them, and what the recipe wants against what is there. A
     line each, green or with the remedy; the exit code is 1 if anything is red.
     """
     from starec_ray.doctor.examine import examine, print_finding  # loads Ray and torch, seconds
     from starec_ray.recipe import load_recipe
 
+    if recipe and (data or model):
+        raise ConfigError("a recipe names its data and model: leave --data and --model out.")
     console = Console()
     loaded = load_recipe(recipe, overrides or []) if recipe else None
     found = []
-    for finding in examine(loaded, storage or [], may_grow=may_grow):
+    for finding in examine(loaded, storage or [], data=data, model=model, may_grow=may_grow):
         print_finding(finding, console)
         found.append(finding.level)
     if "bad" in found:

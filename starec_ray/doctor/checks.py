@@ -1,7 +1,8 @@
 """What is wrong with a cluster, from what its nodes said: one finding a check."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from starec_ray.doctor.survey import Node
@@ -187,13 +188,13 @@ def check_ports(nodes: Sequence[Node]) -> Finding:
 
 
 def check_inputs(nodes: Sequence[Node], here: Mapping[str, str]) -> Finding:
-    """Args: here: path → SHA-256 of data and traces as this process sees them."""
+    """Args: here: path → SHA-256 of data and traces as this process sees them, "" if it doesn't."""
     faults = {}
     for node, facts in _answering(nodes):
         wrong = [
             f"{path} {'is another file' if facts['inputs'][path] else 'is not there'}"
             for path, sha in here.items()
-            if facts["inputs"][path] != sha
+            if facts["inputs"][path] != sha or not sha
         ]
         if wrong:
             faults[node.name] = ", ".join(wrong)
@@ -204,7 +205,9 @@ def check_inputs(nodes: Sequence[Node], here: Mapping[str, str]) -> Finding:
             _each(faults),
             "put data and traces on storage that every node sees, and name them by that path.",
         )
-    return Finding("data", "good", f"{', '.join(here)}: the same on every node")
+    folders = ", ".join(sorted({str(Path(path).parent) for path in here}))
+    text = f"{len(here)} files in {folders}: the same on every node"
+    return Finding("data", "good", text)
 
 
 def check_model(model: str, nodes: Sequence[Node]) -> Finding:
@@ -218,6 +221,23 @@ def check_model(model: str, nodes: Sequence[Node]) -> Finding:
             "or HF_HOME (after `hf download`) set on every node.",
         )
     return Finding("model", "good", f"{model}: there, or to be had, on every node")
+
+
+def is_short(wanted: Wanted, nodes: Sequence[Node]) -> bool:
+    """Some actor that is wanted has no place on the nodes that are up."""
+    return _unplaced(wanted.bundles, nodes) is not None
+
+
+def of_those_up(finding: Finding) -> Finding:
+    """What was found good while nodes that a run needs aren't up: it says nothing of them."""
+    if finding.level != "good":
+        return finding
+    return replace(
+        finding,
+        level="warning",
+        text=f"{finding.text}; nodes that the recipe needs aren't up and weren't asked",
+        remedy="run the doctor again when they are.",
+    )
 
 
 def check_wanted(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Iterator[Finding]:

@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from starec_ray.cluster import start_ray
+from starec_ray.data.store import MANIFEST, TABLES
 from starec_ray.doctor import checks
 from starec_ray.doctor.checks import Finding, Wanted
-from starec_ray.doctor.probe import versions
+from starec_ray.doctor.probe import file_hash, versions
 from starec_ray.doctor.survey import survey
 from starec_ray.errors import ConfigError
 from starec_ray.models import resolve_dtype, resolve_model
@@ -17,52 +18,59 @@ from starec_ray.placement import actor_bundles
 from starec_ray.plan import count_parameters
 from starec_ray.recipe import Recipe
 from starec_ray.sizing import learner_bytes, runner_bytes
-from starec_ray.traces import BUNDLED_TRACES
+from starec_ray.traces import BUNDLED_TRACES, trace_files
 
 MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}
 
 
-def examine(recipe: Recipe | None, storage: Sequence[Path], *, may_grow: bool) -> Iterator[Finding]:
+def examine(
+    recipe: Recipe | None,
+    storage: Sequence[Path],
+    *,
+    data: Path | None = None,
+    model: str = "",
+    may_grow: bool,
+) -> Iterator[Finding]:
     """Findings, as they are made; joins the cluster that RAY_ADDRESS names, else starts a Ray.
 
     Args:
         recipe: what is to be run; None examines the cluster alone.
         storage: folders that every node is to see; of one that isn't there yet, the nearest
             folder above it.
+        data, model: what nodes are to see where there is no recipe.
         may_grow: what the cluster lacks is a warning: its autoscaler may bring it.
     """
     start_ray(recipe.run.ray if recipe else {})
-    model, inputs, wanted = "", dict[str, str](), None
+    inputs, wanted = _hashes(_files(data)) if data else {}, None
     if recipe:
+        model = recipe.config.model_name
         try:
             recipe.config.check_inputs()
-            hashes = recipe.config.input_hashes()
-            # The bundled traces come with the program, wherever that lies on a node.
-            inputs = {
-                str(Path(path).absolute()): sha
-                for path, sha in hashes.items()
-                if Path(path) != BUNDLED_TRACES
-            }
+            inputs = _hashes(
+                [*_files(Path(recipe.config.data_path)), *trace_files(recipe.config.traces)]
+            )
         except ConfigError as error:
             yield Finding("data", "bad", str(error))
-        try:
-            model = resolve_model(recipe.config.model_name)
-            wanted = _wanted(recipe)
-        except ConfigError as error:
-            yield Finding("model", "bad", str(error))
+    try:
+        model = resolve_model(model) if model else ""
+        wanted = _wanted(recipe) if recipe else None
+    except ConfigError as error:
+        model = ""
+        yield Finding("model", "bad", str(error))
     folders = sorted({str(_existing(path)) for path in storage})
     nodes, faults = survey(storage=folders, inputs=list(inputs), model=model)
     yield checks.check_nodes(nodes)
-    yield checks.check_versions(nodes, versions())
-    yield checks.check_devices(nodes)
-    yield checks.check_object_store(nodes, wanted, may_grow)
-    yield checks.check_ports(nodes)
-    for folder in folders:
-        yield checks.check_storage(folder, nodes, faults.get(folder, ""))
-    if inputs:
-        yield checks.check_inputs(nodes, inputs)
-    if model:
-        yield checks.check_model(model, nodes)
+    more_to_come = may_grow and wanted is not None and checks.is_short(wanted, nodes)
+    for finding in (
+        checks.check_versions(nodes, versions()),
+        checks.check_devices(nodes),
+        checks.check_object_store(nodes, wanted, may_grow),
+        checks.check_ports(nodes),
+        *(checks.check_storage(folder, nodes, faults.get(folder, "")) for folder in folders),
+        *([checks.check_inputs(nodes, inputs)] if inputs else []),
+        *([checks.check_model(model, nodes)] if model else []),
+    ):
+        yield checks.of_those_up(finding) if more_to_come else finding
     if wanted:
         yield from checks.check_wanted(wanted, nodes, may_grow)
 
@@ -73,6 +81,18 @@ def print_finding(finding: Finding, console: Console) -> None:
     if finding.remedy:
         text += f" [bold]→[/] {escape(finding.remedy)}"
     console.print(text, soft_wrap=True, highlight=False)
+
+
+def _files(data: Path) -> list[Path]:
+    """Those of a prepared data folder."""
+    return [data / MANIFEST, *(data / f"{name}.parquet" for name in TABLES)]
+
+
+def _hashes(files: Sequence[Path]) -> dict[str, str]:
+    """Path → SHA-256; "" of a file that isn't there."""
+    # The bundled traces come with the program, wherever that lies on a node.
+    paths = [str(path.absolute()) for path in files if path != BUNDLED_TRACES]
+    return {path: file_hash(path) for path in paths}
 
 
 def _wanted(recipe: Recipe) -> Wanted:

@@ -118,7 +118,8 @@ def versions() -> dict[str, str]:
 def file_hash(path: str) -> str:
     """SHA-256; "" if it can't be read."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
 

@@ -123,6 +123,7 @@ def test_closed_ports_other_data_and_a_missing_model_name_their_nodes():
     only(checks.check_inputs(TWO, here), "bad", "n1, n2: /mnt/shared/data/manifest.json is another")
     none = node("n1", inputs={"/mnt/shared/data/manifest.json": ""})
     only(checks.check_inputs([none], here), "bad", "is not there")
+    only(checks.check_inputs([none], {next(iter(here)): ""}), "bad", "n1: /mnt/shared/data/")
     only(checks.check_model("a/b", [node("n1", model="no network")]), "bad", "n1: no network")
 
 
