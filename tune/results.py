@@ -124,11 +124,12 @@ def write_results(trials: Sequence[Trial], recipe: Recipe, out: Path, console: C
     shutil.copytree(best.checkpoint / MODEL, part)
     shutil.rmtree(model, ignore_errors=True)
     part.rename(model)
-    console.print(f"best:       trial {best.name}, {run.metric} {100 * (best.score or 0):.1f}")
-    console.print(f"recipe:     {out / BEST_RECIPE}")
-    console.print(f"model:      {model}")
-    console.print(f"checkpoint: {best.checkpoint}")
-    console.print(f"plots:      {out / PLOT}")
+    told = f"""best:       trial {best.name}, {run.metric} {100 * (best.score or 0):.1f}
+recipe:     {out / BEST_RECIPE}
+model:      {model}
+checkpoint: {best.checkpoint}
+plots:      {out / PLOT}"""
+    console.print(told, markup=False, soft_wrap=True, highlight=False)
 
 
 def _table(trials: Sequence[Trial], run: RunSettings) -> Table:

@@ -82,7 +82,9 @@ def train(
     plots = ["training.png"] + ["policies.png"] * loaded.run.evaluate
     more = [shlex.quote(o) for o in given if not o.split("=")[0].endswith("iterations")]
     again = " ".join([*more, f"run.iterations={2 * loaded.run.iterations}"])
-    console.print(f"\nLook at:  {', '.join(f'{run.path}/{plot}' for plot in plots)}")
-    console.print(f"          {starec} rollouts {run.path} --best   (what the agent says)")
-    console.print(f"          tensorboard --logdir {run.path}/tensorboard")
-    console.print(f"Try next: {starec} train {recipe} {again} --run-dir {run.path} --resume")
+    told = f"""
+Look at:  {", ".join(f"{run.path}/{plot}" for plot in plots)}
+          {starec} rollouts {run.path} --best   (what the agent says)
+          tensorboard --logdir {run.path}/tensorboard
+Try next: {starec} train {recipe} {again} --run-dir {run.path} --resume"""
+    console.print(told, markup=False, soft_wrap=True, highlight=False)

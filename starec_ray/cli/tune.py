@@ -47,4 +47,5 @@ def tune(
     console = Console()
     loaded = load_recipe(recipe, overrides or [])
     sweep(loaded, load_space(space, loaded), out, console, resume=resume)
-    console.print(f"Try next:   {sys.argv[0]} train {out}/best.yaml --run-dir {out}/best")
+    told = f"Try next:   {sys.argv[0]} train {out}/best.yaml --run-dir {out}/best"
+    console.print(told, markup=False, soft_wrap=True, highlight=False)
