@@ -13,7 +13,7 @@ from ray.rllib.utils.actor_manager import FaultAwareApply, FaultTolerantActorMan
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.logs import last_lines
+from actors.logs import LOGS_SHOWN, last_lines
 from starec_ray.data.dataset import load_targets
 from starec_ray.errors import DataError, DeadlineError, STARecError
 from starec_ray.failures import Failures
@@ -75,7 +75,8 @@ class RewardActor(FaultAwareApply):
 class RewardGroup:
     """Driver side of the reward actors: a share of each request for each, with a deadline.
 
-    Ray restarts a dead actor; its share is asked again of those that are up.
+    Ray restarts a dead actor; its share is asked again of those that are up. One that hangs is
+    ended at the deadline, and then there is a second one for what is left.
     """
 
     def __init__(
@@ -112,12 +113,13 @@ class RewardGroup:
 
         Raises:
             DataError: as `RewardActor.score`.
-            DeadlineError: if a share isn't scored in time; names the actor and the cause.
+            DeadlineError: if a share isn't scored by the second deadline; names the actor and the
+                cause.
         """
-        deadline = time.monotonic() + self._timeout_s
+        deadline, is_second = time.monotonic() + self._timeout_s, False
         shares = self._shares(rankings.select(["case_id", "ranking", "malformed"]))
         answers: dict[int, pa.Table] = {}
-        cause = "no failure was seen"
+        cause: object = "no failure was seen"
         while waiting := [number for number in range(len(shares)) if number not in answers]:
             healthy = self._healthy(deadline, cause)
             asked = []
@@ -125,6 +127,7 @@ class RewardGroup:
                 actor_id = healthy[turn % len(healthy)]
                 ref = self.actors[actor_id].score.remote(shares[number])
                 asked.append((number, actor_id, ref))
+            hung: set[int] = set()
             for number, actor_id, ref in asked:
                 try:
                     answers[number] = ray.get(ref, timeout=max(0.1, deadline - time.monotonic()))
@@ -133,18 +136,28 @@ class RewardGroup:
                         raise error.cause from error
                     raise
                 except GetTimeoutError as error:
-                    raise DeadlineError(
+                    if actor_id in hung:  # another of its shares
+                        continue
+                    hung.add(actor_id)
+                    fault = DeadlineError(
                         f"reward actor {actor_id} didn't score {len(shares[number])} rankings "
-                        f"within {self._timeout_s:.0f} s; before that: {cause}"
+                        f"within {self._timeout_s:.0f} s (reward_timeout_s)"
+                        + (f", the second time; before that: {cause}" if is_second else "")
                         + last_lines(f"reward actor {actor_id}", self.actors[actor_id])
-                    ) from error
+                    )
+                    if is_second:
+                        raise fault from error
+                    ray.kill(self.actors[actor_id], no_restart=False)
+                    cause = fault
+                    self._lost(actor_id, fault)
                 except RayError as error:
-                    cause = f"reward actor {actor_id}: {error}"
-                    if self._manager.is_actor_healthy(actor_id):  # once for all of its shares
-                        self._failures.lost("reward_actor", actor_id, error)
-                    self._manager.set_actor_state(actor_id, False)
+                    if actor_id not in hung:
+                        cause = f"reward actor {actor_id}: {error}"
+                        self._lost(actor_id, error)
                     if getattr(error, "actor_init_failed", False):  # Ray doesn't try again
                         raise DeadlineError(f"a reward actor can't start; {cause}") from error
+            if hung:
+                deadline, is_second = time.monotonic() + self._timeout_s, True
         return pa.concat_tables([answers[number] for number in range(len(shares))])
 
     def memory(self) -> dict[str, float]:
@@ -164,7 +177,12 @@ class RewardGroup:
         if self._place:
             remove_placement_group(self._place)
 
-    def _healthy(self, deadline: float, cause: str) -> list[int]:
+    def _lost(self, actor_id: int, cause: object) -> None:
+        if self._manager.is_actor_healthy(actor_id):  # once for all of its shares
+            self._failures.lost("reward_actor", actor_id, cause)
+        self._manager.set_actor_state(actor_id, False)
+
+    def _healthy(self, deadline: float, cause: object) -> list[int]:
         """Actors that answer; waits for a restart if there is none."""
         while True:
             for actor_id in self._manager.probe_unhealthy_actors(
@@ -174,9 +192,11 @@ class RewardGroup:
             if healthy := self._manager.healthy_actor_ids():
                 return healthy
             if time.monotonic() > deadline:
+                shown = list(enumerate(self.actors))[:LOGS_SHOWN]
                 raise DeadlineError(
                     f"none of {len(self.actors)} reward actors came back within "
-                    f"{self._timeout_s:.0f} s; the last cause: {cause}"
+                    f"{self._timeout_s:.0f} s (reward_timeout_s); the last cause: {cause}"
+                    + "".join(last_lines(f"reward actor {i}", actor) for i, actor in shown)
                 )
             time.sleep(0.2)
 

@@ -309,7 +309,8 @@ class STARecConfig(OwnSections):
             start_timeout_s: how long env runners may take to start, or to come back; how long the
                 learners may wait for their place, and how long then for their start.
             update_timeout_s: one optimiser step, or one save.
-            reward_timeout_s: scoring one batch.
+            reward_timeout_s: scoring one batch; an actor that hasn't by then is ended, and what
+                it was asked has as long again.
             transfer_timeout_s: bringing weights to the env runners.
             max_failures, failure_window_s: so many actors may be lost, of all kinds together,
                 within so many seconds; one more ends the run.

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from actors.logs import last_lines
+from actors.logs import LOGS_SHOWN, last_lines
 from actors.weight_transfer.base import Answers, Publication
 from starec_ray.agent.tasks import Task
 from starec_ray.errors import DeadlineError, StaleWeightsError, STARecError
@@ -25,7 +25,8 @@ class RunnerPool:
     """Driver side of the env runners.
 
     A runner gets the current weights before it samples, also after a restart; what a dead
-    runner was asked is asked again of the others. RLlib's group restarts the dead ones.
+    runner was asked is asked again of the others. Ray restarts the dead ones, but gives up
+    one whose start fails: another is made in its place.
 
     Args:
         group: RLlib's env runner group.
@@ -43,6 +44,7 @@ class RunnerPool:
     ) -> None:
         # RLlib's own foreach calls end an actor whose method raises, and hide the cause: the
         # actors are called directly, and their state is reported to the manager.
+        self._group = group
         self._manager = group._worker_manager
         self._sample_timeout_s = sample_timeout_s
         self._transfer_timeout_s = transfer_timeout_s
@@ -50,7 +52,8 @@ class RunnerPool:
         self._failures = failures
         self._weights: Publication | None = None  # the current ones
         self._current: set[int] = set()  # runners that hold the current weights
-        self._never_started: set[int] = set()  # runners whose start failed; Ray leaves them
+        self._one_served = False  # a runner has held weights: others can
+        self._never_started: set[int] = set()  # runners whose start failed before that
         self._last_fault: object = "none was seen"
 
     @classmethod
@@ -66,7 +69,7 @@ class RunnerPool:
 
     def start_fault(self) -> object:
         """Why a runner that isn't healthy is so."""
-        self._ask_why(self._manager.actors())
+        self._ping_lost()
         return self._last_fault
 
     def stop(self) -> None:
@@ -169,6 +172,7 @@ class RunnerPool:
             if isinstance(answer, Exception):
                 continue  # comes back through `_ready_runners`
             self._current.add(runner)
+            self._one_served = True
             self._failures.back("env_runner", runner)
             for key, seconds in answer.items():
                 slowest[key] = max(slowest.get(key, 0.0), seconds)
@@ -178,38 +182,57 @@ class RunnerPool:
         """Healthy runners with the current weights; waits for a restart if there is none."""
         deadline = time.monotonic() + self._start_timeout_s
         while True:
-            self._manager.probe_unhealthy_actors(timeout_seconds=PING_TIMEOUT_S, mark_healthy=True)
+            self._ping_lost()
             healthy = self._manager.healthy_actor_ids()
             if stale := [runner for runner in healthy if runner not in self._current]:
                 self._send_weights(stale)
             if ready := [runner for runner in healthy if runner in self._current]:
                 return ready
-            self._ask_why(set(self._manager.actors()) - set(healthy))
             if len(self._never_started) == self._manager.num_actors():
                 raise STARecError(f"no env runner could start; the last cause: {self._last_fault}")
             if time.monotonic() > deadline:
+                shown = list(self._manager.actors().items())[:LOGS_SHOWN]
                 raise DeadlineError(
                     f"none of {self._manager.num_actors()} env runners came up with weights "
                     f"within {self._start_timeout_s:.0f} s; their last fault: {self._last_fault}. "
-                    "Their logs lie in Ray's session folder; too little memory is the commonest "
-                    "cause."
+                    "Too little memory is the commonest cause."
+                    + "".join(last_lines(f"env runner {runner}", actor) for runner, actor in shown)
                 )
             time.sleep(1.0)
 
-    def _ask_why(self, runners: Iterable[int]) -> None:
-        """Finds out what ended runners; one whose own start failed Ray doesn't restart."""
+    def _ping_lost(self) -> None:
+        """Finds out which of the lost runners are back, and what keeps the others away."""
         actors = self._manager.actors()
-        refs = {actors[runner].ping.remote(): runner for runner in runners}
+        lost = actors.keys() - set(self._manager.healthy_actor_ids())
+        refs = {actors[runner].ping.remote(): runner for runner in lost}
         if not refs:
             return
         ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=PING_TIMEOUT_S)
         for ref in ready:
+            runner = refs[ref]
             try:
                 ray.get(ref)
+                self._manager.set_actor_state(runner, True)
             except RayError as error:
                 self._last_fault = error
-                if getattr(error, "actor_init_failed", False):
-                    self._never_started.add(refs[ref])
+                if getattr(error, "actor_init_failed", False):  # Ray leaves it at that
+                    if self._one_served:
+                        self._make_anew(runner, error)
+                    else:
+                        self._never_started.add(runner)
+
+    def _make_anew(self, runner: int, fault: RayError) -> None:
+        """Another actor in the place of one whose start failed; it counts as a loss."""
+        self._failures.lost("env_runner", runner, f"its start failed: {fault}")
+        group: Any = self._group
+        self._manager.actors()[runner] = group._make_worker(
+            env_creator=group._env_creator,
+            validate_env=None,
+            worker_index=runner,
+            num_workers=self._manager.num_actors(),
+            recreated_worker=True,
+            config=group._remote_config_obj_ref,
+        )
 
     def _call_in_time(self, method: str, kwargs_of: Mapping[int, dict[str, Any]]) -> Answers:
         return self._call(method, kwargs_of, self._transfer_timeout_s)

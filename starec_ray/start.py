@@ -9,12 +9,11 @@ import ray
 from ray.core.generated import common_pb2
 from ray.exceptions import RayError
 
-from actors.logs import last_lines_of
+from actors.logs import LOGS_SHOWN, last_lines_of
 from starec_ray.errors import DeadlineError
 from starec_ray.placement import TOLD_AFTER_S, shortage, tell_waiting
 
 UP = "ALIVE"  # its constructor has returned
-LOGS_SHOWN = 4
 
 
 class StartDeadline:

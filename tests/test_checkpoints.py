@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from starec_ray import checkpoint_files
+from starec_ray.algorithm import STARec
 from starec_ray.checkpoint_files import (
     FORMAT,
     MANIFEST,
@@ -231,6 +232,15 @@ def test_another_runs_is_named_and_the_one_before_is_gone_on_from(tmp_path, othe
     shutil.copytree(tmp_path / "theirs" / "iteration-00002", tmp_path / "ours" / "iteration-00002")
     assert checkpoints.newest() == tmp_path / "ours" / "iteration-00001"
     assert len(told) == 1 and "iteration-00002 is not this run's" in told[0] and why in told[0]
+
+
+def test_the_algorithm_itself_refuses_a_damaged_one_before_it_changes_anything(tmp_path):
+    save(Checkpoints(tmp_path, keep=0), 1)
+    added(tmp_path / "iteration-00001")
+    algo = STARec.__new__(STARec)
+    with pytest.raises(ConfigError, match=r"weights-2 doesn't belong to it. Take another one"):
+        algo.restore_from_path(tmp_path / "iteration-00001")
+    assert not vars(algo)
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import time
 
 import pytest
+import ray
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
+from starec_ray.ledger import Ledger
 from tests.exact_logprobs import largest_gap
+from tests.processes import wait_until_gone
 from tests.small_world import dataset, write_random_traces
 from tests.tiny_recipe import tiny_recipe
 
@@ -93,3 +97,35 @@ def test_a_killed_runner_comes_back_and_a_saved_run_goes_on(algo, tmp_path, monk
     for key in ("rank/reward", "reflect/reward", "loss", "kl", "grad_norm", "lr"):
         assert algo.report[key] == pytest.approx(uninterrupted[key], rel=1e-3), key
     assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > 0
+
+
+def test_a_runner_that_hangs_and_whose_restart_fails_is_made_anew(
+    algo, tiny_model, monkeypatch, tmp_path
+):
+    runners, ledger, events = algo.runners, Ledger(), []
+    monkeypatch.setattr(algo.failures, "tell", events.append)
+    monkeypatch.setattr(runners, "_sample_timeout_s", 10.0)
+    actor = runners._manager.actors()[1]
+    pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGSTOP)
+    tiny_model.rename(tmp_path / "away")  # what it starts from
+    try:
+        whole = runners.sample(TASKS, rollouts=2, temperature=1.0, seed=2, ledger=ledger)
+        assert whole["task"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert (ledger.asked, ledger.finished) == (8, 8)
+        assert ledger.lost == ledger.asked_again > 0
+        wait_until_gone(pid)
+        deadline = time.monotonic() + 120
+        while ray._private.state.actors(actor._actor_id.hex())["State"] != "DEAD":
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    finally:
+        (tmp_path / "away").rename(tiny_model)
+    for _ in range(60):
+        runners.sample(TASKS, rollouts=2, temperature=1.0, seed=3)
+        if len(runners._current) == 2:
+            break
+    hung, failed, back = events
+    assert "env runner 1 didn't finish sample within 10 s" in hung.cause
+    assert failed.cause.startswith("its start failed") and str(tiny_model) in failed.cause
+    assert (back.kind, back.number) == ("env_runner", 1) and back.seconds > 10

@@ -1,12 +1,18 @@
 """Env runners that fail: told soon, with the cause."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
+import ray
+from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
+from actors import logs
 from starec_ray.config import STARecConfig
-from starec_ray.errors import STARecError
+from starec_ray.errors import DeadlineError, STARecError
 from starec_ray.evaluation.session import evaluation_session
+from starec_ray.failures import Failures
+from starec_ray.sampling import RunnerPool
 
 pytestmark = pytest.mark.engine
 
@@ -31,3 +37,30 @@ def test_a_runner_that_can_not_start_ends_the_wait_with_its_cause(
         session.models.load_model(str(tiny_model))
         session.models.sample([], rollouts=1, temperature=0.0, seed=0)
     assert time.monotonic() - start < config.start_timeout_s / 5
+
+
+class Sleeper:
+    """A runner that doesn't come up."""
+
+    def __init__(self) -> None:
+        print("waiting for a licence server", flush=True)
+        time.sleep(300.0)
+
+    def ping(self) -> None: ...
+
+
+def test_runners_that_do_not_come_up_are_told_of_with_their_logs(ray_cluster, monkeypatch):
+    monkeypatch.setattr(logs, "TIMEOUT_S", 60.0)  # another process reads it, on a busy machine
+    actor = ray.remote(num_cpus=0)(Sleeper).remote()
+    manager = FaultTolerantActorManager([actor], init_id=1)
+    manager.set_actor_state(1, False)
+    pool = RunnerPool(
+        SimpleNamespace(_worker_manager=manager),
+        sample_timeout_s=60.0,
+        transfer_timeout_s=60.0,
+        start_timeout_s=8.0,
+        failures=Failures(9, 60.0),
+    )
+    with pytest.raises(DeadlineError, match=r"(?s)none of 1 .* within 8 s.*licence server"):
+        pool.sample([], rollouts=1, temperature=0.0, seed=0)
+    ray.kill(actor)

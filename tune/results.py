@@ -90,7 +90,8 @@ def _best_checkpoint(result: Result, path: str, mode: str) -> tuple[Path | None,
         for checkpoint, metrics in result.best_checkpoints or []
         if (score := _at(metrics, path)) is not None
     ]
-    _, checkpoint, then = max(kept, key=lambda one: one[0], default=(0.0, None, {}))
+    # Of equals the newest.
+    _, checkpoint, then = max(reversed(kept), key=lambda one: one[0], default=(0.0, None, {}))
     return checkpoint, then
 
 

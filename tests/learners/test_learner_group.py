@@ -1,7 +1,10 @@
 """Two learners, as Ray actors in RLlib's LearnerGroup."""
 
+import math
 import time
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -113,6 +116,32 @@ def test_a_learner_without_work_keeps_step(group):
     single = make_sequences([("rank", 10, [4])])
     found = on_all(group, lambda learner: learner.update_sequences(single, objective="grpo"))
     assert found[0]["reply_tokens"] == 4 and found[0]["skipped_steps"] == 0
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_a_gradient_that_is_not_finite_on_one_learner_is_left_out_on_both(
+    group, mixed_sequences, zero_stage
+):
+    rows = mixed_sequences.to_pylist()
+    rows[0]["advantages"][0] = math.nan
+    broken = pa.Table.from_pylist(rows, schema=mixed_sequences.schema)
+
+    def updates(learner):
+        mine = learner._plan(broken).micro_batches
+        before = weights_of(learner)
+        skipped = learner.update_sequences(broken, objective="grpo")
+        then = weights_of(learner)
+        taken = learner.update_sequences(mixed_sequences, objective="grpo")
+        moved = largest_difference(weights_of(learner), then)
+        holds_it = any(np.isnan(batch.advantages).any() for batch in mine)
+        return holds_it, skipped, largest_difference(then, before), taken, moved
+
+    rebuild(group, kl_coeff=0.0, zero_stage=zero_stage)
+    both = on_all(group, updates)
+    assert sorted(holds_it for holds_it, *_ in both) == [False, True]
+    for _, skipped, drift, taken, moved in both:
+        assert (skipped["skipped_steps"], skipped["rollouts_trained"], drift) == (1, 0, 0)
+        assert taken["skipped_steps"] == 1 and taken["rollouts_trained"] > 0 and moved > 0
 
 
 def test_rllib_gets_counters_from_one_learner_without_a_gather(group):
