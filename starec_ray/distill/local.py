@@ -1,5 +1,7 @@
 """A teacher in vLLM on the Ray cluster, through Ray Data's LLM processor."""
 
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +11,46 @@ import ray
 from starec_ray.agent.agent import split_rationale
 from starec_ray.cluster import check_resources
 from starec_ray.distill.teachers import CUT_OFF, Answer, Question, Record, Usage
+from starec_ray.errors import DeadlineError
 from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
 from starec_ray.tokens import prompt_ids
 
+Row = dict[str, Any]
 CPU_KV_CACHE_GIB = 2
 TOO_LONG = "prompt too long"
+SILENCE_S = 3600.0  # engines that start from a slow disk, and a batch of long thoughts
+
+
+def in_time(answers: Iterator[Row], limit_s: float, who: str) -> Iterator[Row]:
+    """The answers as they come.
+
+    Raises:
+        DeadlineError: if none comes for `limit_s` seconds.
+    """
+    came: queue.SimpleQueue[Row | BaseException | None] = queue.SimpleQueue()
+
+    def pass_on() -> None:
+        try:
+            for answer in answers:
+                came.put(answer)
+            came.put(None)
+        except BaseException as error:  # it belongs to who waits
+            came.put(error)
+
+    threading.Thread(target=pass_on, daemon=True).start()
+    while True:
+        try:
+            answer = came.get(timeout=limit_s)
+        except queue.Empty:
+            raise DeadlineError(
+                f"{who} gave no answer for {limit_s:g} s. `ray status` tells whether they have a "
+                "place, STAREC_ACTOR_LOGS=1 shows what they print; what was answered is kept."
+            ) from None
+        if answer is None:
+            return
+        if isinstance(answer, BaseException):
+            raise answer
+        yield answer
 
 
 @dataclass(frozen=True)
@@ -67,7 +104,8 @@ class LocalTeacher:
         self.usage.requests += len(rows)
         self.usage.faults[TOO_LONG] += len(rows) - len(fitting)
         self.usage.faults = +self.usage.faults  # no zeros
-        for row in self._answers(fitting) if fitting else ():
+        answers = self._answers(fitting) if fitting else iter(())
+        for row in in_time(answers, SILENCE_S, f"engines of {self.name}"):
             if error := row.get("__inference_error__"):
                 self.usage.faults[str(error).splitlines()[0][:80]] += 1
                 continue

@@ -1,15 +1,17 @@
 """A teacher in real vLLM, run by Ray Data on a real Ray."""
 
+import threading
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.tasks import SummarizeTask
-from starec_ray.distill.local import TOO_LONG, LocalSettings, LocalTeacher
-from starec_ray.distill.teachers import Answer, Question
-from starec_ray.errors import ConfigError
+from starec_ray.distill.local import TOO_LONG, LocalSettings, LocalTeacher, in_time
+from starec_ray.distill.teachers import CUT_OFF, Answer, Question
+from starec_ray.errors import ConfigError, DeadlineError
 from starec_ray.tokens import prompt_ids
 from tests.small_world import NAMES
 
@@ -43,21 +45,40 @@ def test_each_question_is_answered_as_the_model_would_in_its_form_and_one_too_lo
     assert answers.pop("u0/5").text in ("Yes", "No")
     tokenizer = AutoTokenizer.from_pretrained(echo_model)
     model = AutoModelForCausalLM.from_pretrained(echo_model, dtype=torch.float32)
-    empty = 0
+    empty: Counter[str] = Counter()
     for asked in questions[:3]:
         ids = prompt_ids(tokenizer, asked.messages)
         told = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
         # vLLM keeps bytes to itself that aren't a letter yet.
         text = tokenizer.decode(told, skip_special_tokens=True).rstrip("\ufffd").strip()
         if not text:
-            empty += 1
+            empty[CUT_OFF if len(told) == 8 else "empty answer"] += 1
             continue
         answer = answers.pop(asked.task.case_id)
         assert answer.text == text
         assert (answer.prompt_tokens, answer.reply_tokens) == (len(ids), len(told))
-    assert not answers and empty < 3
-    assert teacher.usage.faults == +Counter({TOO_LONG: 1, "empty answer": empty})
-    assert (teacher.usage.requests, teacher.usage.answers) == (5, 4 - empty)
+    assert not answers and empty.total() < 3
+    assert teacher.usage.faults == empty + Counter({TOO_LONG: 1})
+    assert (teacher.usage.requests, teacher.usage.answers) == (5, 4 - empty.total())
+
+
+def test_engines_that_fall_silent_end_the_wait_and_those_that_fail_say_why():
+    def answers(then: Callable[[], None]):
+        yield {"number": 1}
+        then()
+
+    assert list(in_time(answers(lambda: None), 60, "engines")) == [{"number": 1}]
+    never = threading.Event()
+    silent = in_time(answers(lambda: never.wait() and None), 0.1, "engines of small")
+    assert next(silent) == {"number": 1}
+    with pytest.raises(DeadlineError, match=r"engines of small gave no answer for 0\.1 s"):
+        next(silent)
+
+    def fail() -> None:
+        raise ConfigError("no place")
+
+    with pytest.raises(ConfigError, match="no place"):
+        list(in_time(answers(fail), 60, "engines"))
 
 
 def test_engines_that_the_cluster_can_never_place_are_refused_at_once(tiny_model, ray_cluster):
