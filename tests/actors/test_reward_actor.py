@@ -85,23 +85,20 @@ def test_the_share_of_a_killed_actor_is_scored_all_the_same(small_world, ray_clu
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("num_actors", "timeout_s"), [(1, 15.0), (2, 5.0)])
-def test_an_actor_that_hangs_is_ended_and_its_share_scored_all_the_same(
-    small_world, ray_cluster, num_actors, timeout_s
-):
+def test_an_actor_that_hangs_is_ended_and_its_share_scored_all_the_same(small_world, ray_cluster):
     failures = Failures(9, 60.0)
     events: list[FailureEvent] = []
     failures.tell = events.append
-    group = RewardGroup(str(small_world), "tiers", num_actors, 30.0, failures)
+    group = RewardGroup(str(small_world), "tiers", 2, 30.0, failures)
     cases = [f"u{i}/0" for i in range(6)]
     try:
         assert group.score(rankings(cases))["case_id"].to_pylist() == cases  # all are up
-        group._timeout_s = timeout_s
+        group._timeout_s = 5.0
         pid = pid_of(group.actors[0])
         os.kill(pid, signal.SIGSTOP)
         start = time.monotonic()
         assert group.score(rankings(cases))["case_id"].to_pylist() == cases
-        assert time.monotonic() - start > timeout_s
+        assert time.monotonic() - start > 5.0
         wait_until_gone(pid)
         while len(events) < 2:
             group._healthy(time.monotonic() + 60, "")
@@ -110,10 +107,7 @@ def test_an_actor_that_hangs_is_ended_and_its_share_scored_all_the_same(
         group.stop()
     lost, back = events
     assert (lost.kind, lost.number, lost.seconds) == ("reward_actor", 0, None)
-    assert (
-        f"reward actor 0 didn't score {6 // num_actors} rankings within {timeout_s:.0f} s"
-        in lost.cause
-    )
+    assert "reward actor 0 didn't score 3 rankings within 5 s" in lost.cause
     assert (back.kind, back.number) == ("reward_actor", 0) and back.seconds > 0
 
 
