@@ -62,6 +62,10 @@ class STARec(Algorithm):
         and tells the cause. An error here would end all of the sweep."""
         return trial_place(cls.get_default_config().update_from_dict(config))
 
+    def __repr__(self) -> str:
+        """RLlib's, which hides the cause where a trial fails for its configuration."""
+        return super().__repr__() if self.config else type(self).__name__
+
     def setup(self, config: STARecConfig) -> None:  # type: ignore[override]
         """Starts env runners and learners (RLlib), reward actors, and the driver's own parts."""
         self.config = self.config.copy(copy_frozen=False).resolve()

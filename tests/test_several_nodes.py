@@ -128,7 +128,8 @@ def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_fini
     space = tmp_path / "space.yaml"
     moved = str(tmp_path / "moved")  # the trials with it fail
     fields = {
-        "training.lr": {"grid": [1e-3, 2e-3]},  # varies first: the whole ones begin together
+        # By name it comes first, so that it varies first: the whole ones begin together.
+        "training.clip_high": {"grid": [0.2, 0.3]},
         "data.path": {"grid": [str(small_world), moved]},
     }
     settings = {"num_samples": 1, "scheduler": "none", "max_concurrent": 2}

@@ -1,5 +1,6 @@
-"""Sweeps of real trials: a population that copies."""
+"""Sweeps of real trials: a population that copies, and searched trials that lose and fail."""
 
+import csv
 import json
 import shutil
 import time
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.engine
 
 LIMIT_S = 120.0
 WEIGHTS = "model.safetensors"
+LEARNER = "_WrappedExecutable"
 
 
 @pytest.fixture
@@ -132,6 +134,56 @@ def test_a_trial_that_falls_behind_goes_on_with_the_weights_of_a_better_one_and_
 
     # The better one wasn't stopped while the other started again.
     assert sum(actors["Copying"] for actors in actors_by_place("Copying")) == 3
+
+
+def losing_trial(folder: Path) -> type[SweepTrial]:
+    """A trial that loses its learner in its second iteration; what is found after the first is
+    better than what is found after the second."""
+
+    class Losing(SweepTrial):
+        def step(self) -> dict:
+            marker = folder / "lost"
+            if self.iterations_done == 1 and not marker.exists():
+                marker.write_text(self._storage.trial_fs_path)
+                ray.kill(self.learners.group._workers[0])
+            return super().step()
+
+        def evaluate(self, *args: object, **kwargs: object) -> dict:
+            found = super().evaluate(*args, **kwargs)
+            found["validation"]["ndcg@10"] = 0.9 if self.iterations_done == 1 else 0.1
+            return found
+
+    return Losing
+
+
+def test_a_trial_goes_on_without_its_learner_and_one_that_cannot_be_run_tells_why(
+    recipe, ray_cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sweep_module, "SweepTrial", losing_trial(tmp_path))
+    recipe.sections["run"] |= {"iterations": 2, "checkpoint_every": 1}
+    fields = {
+        "training.lr": {"loguniform": [1e-3, 1e-2]},
+        "rewards.credit_assignment": {"choice": ["reply", "candidate"]},
+    }
+    settings = SweepSettings(num_samples=2, searcher="optuna", grace_iterations=1)
+    out = tmp_path / "sweep"
+    sweep(build(recipe.sections), Space(settings, fields), out, Console(quiet=True))
+
+    table = list(csv.DictReader((out / "trials.csv").open()))
+    kinds = [trial["rewards.credit_assignment"] for trial in table]
+    assert sorted(kinds) == ["candidate", "reply"]
+    for trial in table:
+        told = "only constrained grades say of each candidate" in trial["failed"]
+        assert told == (trial["rewards.credit_assignment"] == "candidate")
+        assert trial["ndcg@10"] == ("" if told else "0.9")  # the best checkpoint is kept
+    results = results_of(Path((tmp_path / "lost").read_text()))
+    assert [result["iterations_done"] for result in results] == [1, 2]
+    assert results[-1]["failures/learner"] == 1
+
+    # All that a trial starts lies in its own place; the learner was started twice.
+    [actors] = [actors for actors in actors_by_place("Losing") if len(actors) > 1]
+    assert actors["VLLMEnvRunner"] == actors["RewardActor"] == 1
+    assert actors[LEARNER] == 2
 
 
 def results_of(trial: Path) -> list[dict]:

@@ -51,3 +51,8 @@ def test_a_trial_gets_a_place_whatever_its_fields_are(credit):
     runner, learner = {"CPU": 3}, {"CPU": 1, "GPU": 1}
     assert place.bundles == [{"CPU": 1}, runner, runner, learner, learner]
     assert place.strategy == "PACK"
+
+
+def test_one_that_fails_before_it_has_a_configuration_can_be_named():
+    """Ray asks a failed actor for its name: an error there would take the place of the cause."""
+    assert repr(object.__new__(STARec)) == "STARec"
