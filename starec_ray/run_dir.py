@@ -72,9 +72,8 @@ class RunDir:
     """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
-        self.path = local_path(
-            path
-        ).absolute()  # Ray's actors and pyarrow have other working folders
+        # Ray's actors and pyarrow have other working folders.
+        self.path = local_path(path).absolute()
         if create and not self.path.exists():
             self.path.mkdir(parents=True)
         if not self.path.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from starec_ray.errors import ConfigError
-from starec_ray.models import check_chat_template, resolve_model
+from starec_ray.models import check_chat_template, check_same_shape, resolve_model
 
 WEIGHTS = "model.safetensors"
 
@@ -74,6 +74,25 @@ def test_a_tokenizer_without_a_chat_template_is_refused(model):
     (model / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="no chat template; take an instruct model"):
         check_chat_template(str(model))
+
+
+def test_an_index_of_weights_that_is_none_is_named(model):
+    (model / WEIGHTS).unlink()
+    (model / f"{WEIGHTS}.index.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"safetensors\.index\.json can't be read"):
+        resolve_model(str(model))
+
+
+def test_a_model_takes_the_place_of_another_of_its_shape_alone(model, tiny_model, monkeypatch):
+    check_same_shape(str(model), str(tiny_model))
+    config = json.loads((model / "config.json").read_text())
+    config["hidden_size"] *= 2
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=rf"{model} has another shape .*hidden_size"):
+        check_same_shape(str(model), str(tiny_model))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="model runs/none can't be had"):
+        check_same_shape("runs/none", str(tiny_model))
 
 
 def test_a_hub_that_is_out_of_reach_is_told_without_a_stack_trace(small_world, tmp_path):

@@ -10,6 +10,7 @@ from starec_ray.errors import ConfigError
 from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
 from starec_ray.evaluation.session import Session, evaluation_session
+from starec_ray.models import check_same_shape
 from starec_ray.placement import actor_bundles
 from starec_ray.plan import REMEDY
 from starec_ray.recipe import Recipe
@@ -38,8 +39,14 @@ def evaluate_models(
     *,
     untrained: bool = True,
 ) -> dict:
-    """Random order, popularity, the recipe's untrained model, then `models` (policy → folder)."""
+    """Random order, popularity, the recipe's untrained model, then `models` (policy → folder).
+
+    Raises:
+        ConfigError: if one of the models isn't there, or has another shape than the recipe's.
+    """
     config = recipe.config.copy(copy_frozen=False).resolve()
+    for folder in models.values():
+        check_same_shape(str(folder), config.model_path)
     if untrained:
         models = {"untrained": Path(config.model_path), **models}
     run = recipe.run
