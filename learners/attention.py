@@ -180,7 +180,7 @@ class _PackedGroups(Function):
             near, near_lse = map(fold.joined, _flash(*own, 0.0, True, scale=scaling))
             # A share by the difference: a log-sum-exp in the tens is rounded at its sixth digit.
             far_share = torch.sigmoid(far_lse - near_lse)[..., None]
-            out[:, :, replies] = torch.lerp(near, far, far_share)
+            out[:, :, replies] = torch.lerp(near.to(lse.dtype), far.to(lse.dtype), far_share)
             lse[:, :, replies] = torch.logaddexp(far_lse, near_lse)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, out, lse)

@@ -53,11 +53,12 @@ def with_gradients(out: Tensor, tensors: tuple[Tensor, ...]) -> list[Tensor]:
     return [out, *torch.autograd.grad(out, tensors, torch.randn_like(out))]
 
 
-@given(shapes)
+@given(shapes, st.sampled_from([(torch.float64, 1e-12), (torch.float32, 1e-5)]))
 @settings(max_examples=60)
-def test_out_and_gradients_equal_those_under_a_mask(shape):
+def test_out_and_gradients_equal_those_under_a_mask(shape, dtype_and_tolerance):
+    dtype, tolerance = dtype_and_tolerance
     spans, positions = lay_out(shape)
-    tensors = inputs(len(positions))
+    tensors = inputs(len(positions), dtype)
     expected = under_mask(*tensors, attention_mask(spans, positions, None))
     out, _ = packed_groups_attention(
         torch.nn.Module(), *tensors, None, scaling=SCALING, group_spans=spans
@@ -67,10 +68,12 @@ def test_out_and_gradients_equal_those_under_a_mask(shape):
         with_gradients(expected, tensors),
         strict=True,
     ):
-        torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
 
 
-def test_bfloat16_differs_by_its_rounding_alone():
+@pytest.mark.parametrize("amx", [False, True], ids=["float32 kernels", "bfloat16 kernels"])
+def test_bfloat16_differs_by_its_rounding_alone(amx, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     spans, positions = lay_out([(50, [7, 9, 9]), (20, [4])])
     tensors = inputs(len(positions), torch.bfloat16)
     exact = tuple(tensor.detach().float().requires_grad_() for tensor in tensors)
