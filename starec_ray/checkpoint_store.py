@@ -3,18 +3,24 @@
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeVar
 
 import fsspec
 import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, PyFileSystem
 
 from starec_ray.checkpoint_files import MANIFEST
+from starec_ray.deadline import Pulse, while_it_moves
 from starec_ray.errors import ConfigError
 from starec_ray.progress import phase
 
 ITERATION = r"iteration-\d+"  # a checkpoint's name
 AT_ONCE = 16 * 2**20  # bytes
+UNKNOWN_SCHEME = "Unrecognized filesystem type"  # in pyarrow's error
+
+T = TypeVar("T")
 
 
 class CheckpointStore:
@@ -23,15 +29,18 @@ class CheckpointStore:
     Args:
         address: of the folder, such as s3://bucket/runs/first; what pyarrow doesn't know is asked
             of fsspec.
+        timeout_s: longest wait for one answer: to a question, or to 16 MiB; seconds.
 
     Raises:
         ConfigError: there is no such store, or it can't be read.
+        DeadlineError: it gave no answer, here and in every method.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, timeout_s: float) -> None:
         self.address = address
+        self._timeout_s = timeout_s
         try:
-            self._files, root = _filesystem(address)
+            self._files, root = self._in_time("finding", lambda pulse: _filesystem(address))
             self._root = root.rstrip("/")
             self.names()
         except Exception as error:  # each kind of store has its own
@@ -42,33 +51,56 @@ class CheckpointStore:
 
     def names(self) -> list[str]:
         """Those that are whole, oldest first."""
+        return self._in_time("listing", self._names)
+
+    def put(self, checkpoint: Path) -> None:
+        """Copies one there, its manifest last, unless it is there already."""
+        self._in_time(f"copying {checkpoint.name} to", lambda pulse: self._put(checkpoint, pulse))
+
+    def get(self, name: str, folder: Path) -> None:
+        """Brings one into a folder, whole or not at all."""
+        self._in_time(f"bringing {name} from", lambda pulse: self._get(name, folder, pulse))
+
+    def remove(self, name: str) -> None:
+        """Lets one go, if there is something of it."""
+        self._in_time(f"removing {name} from", lambda pulse: self._remove(name, pulse))
+
+    def clear(self) -> None:
+        """Lets all of them go."""
+        for name in self.names():
+            self.remove(name)
+
+    def _in_time(self, doing: str, work: Callable[[Pulse], T]) -> T:
+        return while_it_moves(f"{doing} {self.address}", self._timeout_s, work)
+
+    def _names(self, pulse: Pulse) -> list[str]:
         there = self._files.get_file_info(FileSelector(self._root, allow_not_found=True))
+        pulse()
         names = sorted(info.base_name for info in there if re.fullmatch(ITERATION, info.base_name))
         manifests = self._files.get_file_info([f"{self._root}/{name}/{MANIFEST}" for name in names])
         whole = zip(names, manifests, strict=True)
         return [name for name, manifest in whole if manifest.type == FileType.File]
 
-    def put(self, checkpoint: Path) -> None:
-        """Copies one there, its manifest last, unless it is there already."""
+    def _put(self, checkpoint: Path, pulse: Pulse) -> None:
         target = f"{self._root}/{checkpoint.name}"
         manifest = checkpoint / MANIFEST
-        if checkpoint.name in self.names():
+        if checkpoint.name in self._names(pulse):
             with self._files.open_input_stream(f"{target}/{MANIFEST}") as file:
                 if file.read() == manifest.read_bytes():
                     return
-        self.remove(checkpoint.name)
+        self._remove(checkpoint.name, pulse)
         files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
         files.sort(key=lambda path: path == manifest)
         with phase(f"copying {checkpoint.name} to {self.address}", len(files)) as progress:
             for path in files:
                 place = f"{target}/{path.relative_to(checkpoint).as_posix()}"
                 self._files.create_dir(place.rpartition("/")[0], recursive=True)
+                pulse()
                 with open(path, "rb") as source, self._files.open_output_stream(place) as copy:
-                    shutil.copyfileobj(source, copy, AT_ONCE)
+                    _copy(source, copy, pulse)
                 progress.advance()
 
-    def get(self, name: str, folder: Path) -> None:
-        """Brings one into a folder, whole or not at all."""
+    def _get(self, name: str, folder: Path, pulse: Pulse) -> None:
         source = f"{self._root}/{name}"
         part = folder / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -76,37 +108,44 @@ class CheckpointStore:
         files = [info for info in there if info.type == FileType.File]
         with phase(f"bringing {name} from {self.address}", len(files)) as progress:
             for info in files:
+                pulse()
                 inside = PurePosixPath(info.path).relative_to(source)
                 if ".." in inside.parts:  # a store's keys may be anything
                     raise ConfigError(f"{info.path} in {self.address} is no file of a checkpoint.")
                 path = part / inside
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with self._files.open_input_stream(info.path) as file, open(path, "wb") as copy:
-                    shutil.copyfileobj(file, copy, AT_ONCE)
+                    _copy(file, copy, pulse)
                 progress.advance()
+        pulse()
         os.replace(part, folder / name)
 
-    def remove(self, name: str) -> None:
-        """Lets one go, if there is something of it."""
+    def _remove(self, name: str, pulse: Pulse) -> None:
         place = f"{self._root}/{name}"
         manifest, folder = self._files.get_file_info([f"{place}/{MANIFEST}", place])
+        pulse()
         if manifest.type == FileType.File:
             self._files.delete_file(manifest.path)  # first: what is left of it is none
+            pulse()
         if folder.type == FileType.Directory:
             self._files.delete_dir(place)
 
-    def clear(self) -> None:
-        """Lets all of them go."""
-        for name in self.names():
-            self.remove(name)
+
+def _copy(source: BinaryIO, target: BinaryIO, pulse: Pulse) -> None:
+    while piece := source.read(AT_ONCE):
+        target.write(piece)
+        pulse()
 
 
 def _filesystem(address: str) -> tuple[FileSystem, str]:
     """And the folder's path in it."""
     try:
         return FileSystem.from_uri(address)
-    except pa.ArrowInvalid:  # a scheme that pyarrow doesn't know, or no address at all
+    except pa.ArrowInvalid as error:  # another scheme, an odd character, or no address at all
         if "://" not in address:
             raise
-        files, path = fsspec.core.url_to_fs(address)
+        try:
+            files, path = fsspec.core.url_to_fs(address)
+        except ImportError as missing:  # what to install helps where pyarrow has no such store
+            raise (missing if UNKNOWN_SCHEME in str(error) else error) from None
         return PyFileSystem(FSSpecHandler(files)), path

@@ -109,6 +109,7 @@ class STARecConfig(OwnSections):
         self.update_timeout_s = 1800.0
         self.reward_timeout_s = 60.0
         self.transfer_timeout_s = 300.0
+        self.storage_timeout_s = 300.0
         self.restart_failed_env_runners = True
         self.max_failures = 20
         self.failure_window_s = 3600.0
@@ -294,6 +295,7 @@ class STARecConfig(OwnSections):
         update_timeout_s: float = NotProvided,
         reward_timeout_s: float = NotProvided,
         transfer_timeout_s: float = NotProvided,
+        storage_timeout_s: float = NotProvided,
         max_failures: int = NotProvided,
         failure_window_s: float = NotProvided,
         max_skipped_steps: int = NotProvided,
@@ -312,6 +314,8 @@ class STARecConfig(OwnSections):
             reward_timeout_s: scoring one batch; an actor that hasn't by then is ended, and what
                 it was asked has as long again.
             transfer_timeout_s: bringing weights to the env runners.
+            storage_timeout_s: one answer of the store of checkpoints (`run.checkpoint_storage`):
+                to a question, or to 16 MiB.
             max_failures, failure_window_s: so many actors may be lost, of all kinds together,
                 within so many seconds; one more ends the run.
             max_skipped_steps: updates in a row whose gradient isn't finite, and which are left
@@ -327,6 +331,7 @@ class STARecConfig(OwnSections):
             update_timeout_s=update_timeout_s,
             reward_timeout_s=reward_timeout_s,
             transfer_timeout_s=transfer_timeout_s,
+            storage_timeout_s=storage_timeout_s,
             max_failures=max_failures,
             failure_window_s=failure_window_s,
             max_skipped_steps=max_skipped_steps,

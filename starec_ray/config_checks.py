@@ -39,6 +39,7 @@ POSITIVE = (
     "update_timeout_s",
     "reward_timeout_s",
     "transfer_timeout_s",
+    "storage_timeout_s",
     "kv_cache_gib",
     "max_num_seqs",
     "clip_low",

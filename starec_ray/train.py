@@ -64,7 +64,7 @@ def train(
             recipe.run.keep_checkpoints,
             identity(recipe.config),
             lambda fault: console.print(f"[yellow]{escape(fault)}[/]", soft_wrap=True),
-            CheckpointStore(recipe.run.checkpoint_storage)
+            CheckpointStore(recipe.run.checkpoint_storage, recipe.config.storage_timeout_s)
             if recipe.run.checkpoint_storage
             else None,
         )

@@ -1,14 +1,19 @@
 """Copies of checkpoints in a store: those that are kept, whole, and brought back."""
 
-import shutil
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import fsspec
 import pytest
 
+from starec_ray import checkpoint_store
 from starec_ray.checkpoint_files import MANIFEST
 from starec_ray.checkpoint_store import CheckpointStore
 from starec_ray.checkpoints import Checkpoints
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, DeadlineError
 from tests.test_checkpoints import names, save, truncated
 
 
@@ -21,6 +26,10 @@ def address(request, tmp_path):
     return "memory://runs/first"
 
 
+def store_at(address):
+    return CheckpointStore(address, timeout_s=30.0)
+
+
 @pytest.fixture
 def told():
     return []
@@ -28,7 +37,7 @@ def told():
 
 @pytest.fixture
 def checkpoints(address, tmp_path, told):
-    return Checkpoints(tmp_path / "here", 2, tell=told.append, store=CheckpointStore(address))
+    return Checkpoints(tmp_path / "here", 2, tell=told.append, store=store_at(address))
 
 
 def test_the_store_has_those_that_are_kept_and_a_run_elsewhere_goes_on_from_them(
@@ -37,8 +46,8 @@ def test_the_store_has_those_that_are_kept_and_a_run_elsewhere_goes_on_from_them
     for iteration, score in enumerate([0.9, 0.1, 0.2, 0.3], start=1):
         save(checkpoints, iteration, score)
     kept = ["iteration-00001", "iteration-00003", "iteration-00004"]
-    assert CheckpointStore(address).names() == names(checkpoints) == kept
-    elsewhere = Checkpoints(tmp_path / "elsewhere", 2, store=CheckpointStore(address))
+    assert store_at(address).names() == names(checkpoints) == kept
+    elsewhere = Checkpoints(tmp_path / "elsewhere", 2, store=store_at(address))
     elsewhere.bring()
     assert names(elsewhere) == kept and elsewhere.best() == elsewhere.folder / kept[0]
     for name in kept:
@@ -46,8 +55,8 @@ def test_the_store_has_those_that_are_kept_and_a_run_elsewhere_goes_on_from_them
             copy = elsewhere.folder / path.relative_to(checkpoints.folder)
             assert copy.is_dir() if path.is_dir() else copy.read_bytes() == path.read_bytes()
     assert not told
-    CheckpointStore(address).clear()
-    assert CheckpointStore(address).names() == []
+    store_at(address).clear()
+    assert store_at(address).names() == []
 
 
 def test_going_back_to_an_earlier_one_lets_those_after_it_go_here_and_there(address, checkpoints):
@@ -58,7 +67,7 @@ def test_going_back_to_an_earlier_one_lets_those_after_it_go_here_and_there(addr
     ):
         checkpoints.go_back_to("iteration-00001")
     checkpoints.go_back_to("iteration-00002")
-    assert CheckpointStore(address).names() == names(checkpoints) == ["iteration-00002"]
+    assert store_at(address).names() == names(checkpoints) == ["iteration-00002"]
     truncated(checkpoints.folder / "iteration-00002")
     with pytest.raises(ConfigError, match=r"instead of 1000. Take another one"):
         checkpoints.go_back_to("iteration-00002")
@@ -68,36 +77,36 @@ def test_those_here_are_not_replaced_by_those_in_the_store(address, checkpoints,
     save(checkpoints, 1)
     elsewhere = Checkpoints(tmp_path / "elsewhere", 2)
     save(elsewhere, 2)
-    elsewhere.store = CheckpointStore(address)
+    elsewhere.store = store_at(address)
     elsewhere.bring()
     assert names(elsewhere) == ["iteration-00002"]
 
 
 def test_a_copy_that_was_cut_off_is_none_and_is_made_again(checkpoints, address, told, monkeypatch):
     save(checkpoints, 1)
-    copy = shutil.copyfileobj
+    copy = checkpoint_store._copy
     written = []
 
-    def failing(source, target, *more):
+    def failing(source, target, pulse):
         if len(written) == 1:
             raise OSError("the network is gone")
         written.append(source.name)
-        copy(source, target, *more)
+        copy(source, target, pulse)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copyfileobj", failing)
+        patch.setattr(checkpoint_store, "_copy", failing)
         save(checkpoints, 2)
     assert len(told) == 1 and "the network is gone" in told[0] and address in told[0]
-    assert CheckpointStore(address).names() == ["iteration-00001"]
+    assert store_at(address).names() == ["iteration-00001"]
     assert names(checkpoints) == ["iteration-00001", "iteration-00002"]
     save(checkpoints, 3)
-    assert CheckpointStore(address).names() == ["iteration-00002", "iteration-00003"]
+    assert store_at(address).names() == ["iteration-00002", "iteration-00003"]
 
 
 def test_one_that_is_written_again_takes_the_place_of_its_copy(address, checkpoints, tmp_path):
     save(checkpoints, 1, 0.5)
     save(checkpoints, 1, 0.7)
-    CheckpointStore(address).get("iteration-00001", tmp_path)
+    store_at(address).get("iteration-00001", tmp_path)
     written = (checkpoints.folder / "iteration-00001" / MANIFEST).read_text()
     assert (tmp_path / "iteration-00001" / MANIFEST).read_text() == written
 
@@ -105,4 +114,48 @@ def test_one_that_is_written_again_takes_the_place_of_its_copy(address, checkpoi
 @pytest.mark.parametrize("address", ["nowhere://bucket/run", "runs/first", "s3:/bucket"])
 def test_what_is_no_store_is_named(address):
     with pytest.raises(ConfigError, match=r"run\.checkpoint_storage '.*' can't be used"):
-        CheckpointStore(address)
+        store_at(address)
+
+
+@contextlib.contextmanager
+def silent_server() -> Iterator[str]:
+    """The address of a store in S3 whose server takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        options = {"endpoint_override": endpoint, "region": "us-east-1"}
+        yield f"s3://key:secret@bucket/run?{urlencode(options)}"
+
+
+def test_a_store_that_gives_no_answer_is_told_before_anything_starts():
+    with (
+        silent_server() as address,
+        pytest.raises(ConfigError, match=r"can't be used: listing s3.* got no further for 0\.5 s"),
+    ):
+        CheckpointStore(address, timeout_s=0.5)
+
+
+def test_a_store_that_falls_silent_costs_the_copy_and_not_the_run(
+    checkpoints, address, told, monkeypatch
+):
+    save(checkpoints, 1)
+    copy, silence = checkpoint_store._copy, threading.Event()
+    given_up = []
+
+    def hanging(source, target, pulse):
+        copy(source, target, pulse)
+        silence.wait(30.0)
+        try:
+            pulse()
+        except DeadlineError as error:
+            given_up.append(error)
+            raise
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_store, "_copy", hanging)
+        patch.setattr(checkpoints.store, "_timeout_s", 0.5)
+        save(checkpoints, 2)
+        silence.set()
+    assert len(told) == 1 and "iteration-00002" in told[0] and "no further for 0.5 s" in told[0]
+    save(checkpoints, 3)
+    assert store_at(address).names() == ["iteration-00002", "iteration-00003"]
+    assert given_up  # and wrote nothing more
