@@ -3,28 +3,28 @@
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, PyFileSystem
 
 from starec_ray.checkpoint_files import MANIFEST
-from starec_ray.deadline import Pulse, while_it_moves
+from starec_ray.deadline import Patience, Pulse
 from starec_ray.errors import ConfigError
-from starec_ray.progress import phase
+from starec_ray.progress import Phase, phase
 
 ITERATION = r"iteration-\d+"  # a checkpoint's name
 AT_ONCE = 16 * 2**20  # bytes
+REMEDY = "Look after the store, or give it longer: fault_tolerance.storage_timeout_s"
 UNKNOWN_SCHEME = "Unrecognized filesystem type"  # in pyarrow's error
-
-T = TypeVar("T")
 
 
 class CheckpointStore:
     """Whole checkpoints beside each other: one counts as there once its manifest is.
+
+    Its methods raise DeadlineError where it gives no answer.
 
     Args:
         address: of the folder, such as s3://bucket/runs/first; what pyarrow doesn't know is asked
@@ -32,46 +32,59 @@ class CheckpointStore:
         timeout_s: longest wait for one answer: to a question, or to 16 MiB; seconds.
 
     Raises:
-        ConfigError: there is no such store, or it can't be read.
-        DeadlineError: it gave no answer, here and in every method.
+        ConfigError: there is no such store, it can't be read, or it gives no answer.
     """
 
     def __init__(self, address: str, timeout_s: float) -> None:
         self.address = address
-        self._timeout_s = timeout_s
+        self._in_time = Patience(timeout_s, REMEDY)
         try:
-            self._files, root = self._in_time("finding", lambda pulse: _filesystem(address))
+            finding = f"finding {address}"
+            self._files, root = self._in_time(finding, lambda pulse: _filesystem(address))
             self._root = root.rstrip("/")
             self.names()
         except Exception as error:  # each kind of store has its own
             raise ConfigError(
-                f"run.checkpoint_storage {address!r} can't be used: {error}. Give an address like "
-                "s3://bucket/folder that this machine may read and write."
+                f"run.checkpoint_storage {address!r} can't be used: {str(error).rstrip('.')}. Give "
+                "an address like s3://bucket/folder that this machine may read and write."
             ) from error
 
     def names(self) -> list[str]:
         """Those that are whole, oldest first."""
-        return self._in_time("listing", self._names)
+        return self._in_time(f"listing {self.address}", self._names)
 
     def put(self, checkpoint: Path) -> None:
         """Copies one there, its manifest last, unless it is there already."""
-        self._in_time(f"copying {checkpoint.name} to", lambda pulse: self._put(checkpoint, pulse))
+        looking = f"looking for {checkpoint.name} in {self.address}"
+        if self._in_time(looking, lambda pulse: self._has(checkpoint, pulse)):
+            return
+        manifest = checkpoint / MANIFEST
+        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
+        files.sort(key=lambda path: path == manifest)
+        copying = f"copying {checkpoint.name} to {self.address}"
+        with phase(copying, len(files)) as progress:
+            self._in_time(copying, lambda pulse: self._put(checkpoint, files, pulse, progress))
 
     def get(self, name: str, folder: Path) -> None:
         """Brings one into a folder, whole or not at all."""
-        self._in_time(f"bringing {name} from", lambda pulse: self._get(name, folder, pulse))
+        source = FileSelector(f"{self._root}/{name}", recursive=True)
+        there = self._in_time(
+            f"listing {name} in {self.address}", lambda pulse: self._files.get_file_info(source)
+        )
+        files = [info.path for info in there if info.type == FileType.File]
+        bringing = f"bringing {name} from {self.address}"
+        with phase(bringing, len(files)) as progress:
+            self._in_time(bringing, lambda pulse: self._get(name, files, folder, pulse, progress))
 
     def remove(self, name: str) -> None:
         """Lets one go, if there is something of it."""
-        self._in_time(f"removing {name} from", lambda pulse: self._remove(name, pulse))
+        removing = f"removing {name} from {self.address}"
+        self._in_time(removing, lambda pulse: self._remove(name, pulse))
 
     def clear(self) -> None:
         """Lets all of them go."""
         for name in self.names():
             self.remove(name)
-
-    def _in_time(self, doing: str, work: Callable[[Pulse], T]) -> T:
-        return while_it_moves(f"{doing} {self.address}", self._timeout_s, work)
 
     def _names(self, pulse: Pulse) -> list[str]:
         there = self._files.get_file_info(FileSelector(self._root, allow_not_found=True))
@@ -81,42 +94,39 @@ class CheckpointStore:
         whole = zip(names, manifests, strict=True)
         return [name for name, manifest in whole if manifest.type == FileType.File]
 
-    def _put(self, checkpoint: Path, pulse: Pulse) -> None:
-        target = f"{self._root}/{checkpoint.name}"
-        manifest = checkpoint / MANIFEST
-        if checkpoint.name in self._names(pulse):
-            with self._files.open_input_stream(f"{target}/{MANIFEST}") as file:
-                if file.read() == manifest.read_bytes():
-                    return
-        self._remove(checkpoint.name, pulse)
-        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
-        files.sort(key=lambda path: path == manifest)
-        with phase(f"copying {checkpoint.name} to {self.address}", len(files)) as progress:
-            for path in files:
-                place = f"{target}/{path.relative_to(checkpoint).as_posix()}"
-                self._files.create_dir(place.rpartition("/")[0], recursive=True)
-                pulse()
-                with open(path, "rb") as source, self._files.open_output_stream(place) as copy:
-                    _copy(source, copy, pulse)
-                progress.advance()
+    def _has(self, checkpoint: Path, pulse: Pulse) -> bool:
+        if checkpoint.name not in self._names(pulse):
+            return False
+        place = f"{self._root}/{checkpoint.name}/{MANIFEST}"
+        with self._files.open_input_stream(place) as file:
+            return file.read() == (checkpoint / MANIFEST).read_bytes()
 
-    def _get(self, name: str, folder: Path, pulse: Pulse) -> None:
-        source = f"{self._root}/{name}"
+    def _put(self, checkpoint: Path, files: list[Path], pulse: Pulse, progress: Phase) -> None:
+        target = f"{self._root}/{checkpoint.name}"
+        self._remove(checkpoint.name, pulse)
+        for path in files:
+            place = f"{target}/{path.relative_to(checkpoint).as_posix()}"
+            self._files.create_dir(place.rpartition("/")[0], recursive=True)
+            pulse()
+            with open(path, "rb") as source, self._files.open_output_stream(place) as copy:
+                _copy(source, copy, pulse)
+            progress.advance()
+
+    def _get(
+        self, name: str, files: list[str], folder: Path, pulse: Pulse, progress: Phase
+    ) -> None:
         part = folder / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)
-        there = self._files.get_file_info(FileSelector(source, recursive=True))
-        files = [info for info in there if info.type == FileType.File]
-        with phase(f"bringing {name} from {self.address}", len(files)) as progress:
-            for info in files:
-                pulse()
-                inside = PurePosixPath(info.path).relative_to(source)
-                if ".." in inside.parts:  # a store's keys may be anything
-                    raise ConfigError(f"{info.path} in {self.address} is no file of a checkpoint.")
-                path = part / inside
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with self._files.open_input_stream(info.path) as file, open(path, "wb") as copy:
-                    _copy(file, copy, pulse)
-                progress.advance()
+        for place in files:
+            pulse()
+            inside = PurePosixPath(place).relative_to(f"{self._root}/{name}")
+            if ".." in inside.parts:  # a store's keys may be anything
+                raise ConfigError(f"{place} in {self.address} is no file of a checkpoint.")
+            path = part / inside
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._files.open_input_stream(place) as file, open(path, "wb") as copy:
+                _copy(file, copy, pulse)
+            progress.advance()
         pulse()
         os.replace(part, folder / name)
 
@@ -134,6 +144,7 @@ class CheckpointStore:
 def _copy(source: BinaryIO, target: BinaryIO, pulse: Pulse) -> None:
     while piece := source.read(AT_ONCE):
         target.write(piece)
+        target.flush()  # a store may take it behind our back, and wait only at the end
         pulse()
 
 

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starec_ray.errors import DeadlineError
 
@@ -24,32 +24,49 @@ class Pulse:
         self.last = time.monotonic()
 
 
-def while_it_moves(what: str, timeout_s: float, work: Callable[[Pulse], T]) -> T:
-    """Does the work on a thread of its own, and waits as long as its pulse is heard.
+class Patience:
+    """Does one piece of work after the other, and waits for each as long as its pulse is heard.
 
-    Work that was given up ends with its next pulse; the thread of one that never comes ends with
-    the process.
+    Work that was given up ends with its next pulse, or with the process. Until then nothing else
+    is begun: what hangs may still write when it wakes.
 
     Args:
-        what: the work, for the error's message.
         timeout_s: longest time between two pulses, seconds.
-
-    Raises:
-        DeadlineError: no pulse came in time.
-        Exception: what the work raised.
+        remedy: what the user can do, for the error's message.
     """
-    answer: Future[T] = Future()
-    pulse = Pulse()
 
-    def do() -> None:
-        try:
-            answer.set_result(work(pulse))
-        except BaseException as error:
-            answer.set_exception(error)
+    def __init__(self, timeout_s: float, remedy: str) -> None:
+        self.timeout_s = timeout_s
+        self._remedy = remedy
+        self._hanging: tuple[str, Future[Any]] | None = None
 
-    threading.Thread(target=do, name=what, daemon=True).start()
-    while (left := pulse.last + timeout_s - time.monotonic()) > 0:
-        if wait([answer], left).done:
+    def __call__(self, what: str, work: Callable[[Pulse], T]) -> T:
+        """Does the work on a thread of its own.
+
+        Args:
+            what: the work, for the error's message.
+
+        Raises:
+            DeadlineError: no pulse came in time, or earlier work hangs still.
+            Exception: what the work raised.
+        """
+        if self._hanging and not self._hanging[1].done():
+            raise DeadlineError(f"{self._hanging[0]} hangs still. {self._remedy}")
+        answer: Future[T] = Future()
+        pulse = Pulse()
+
+        def do() -> None:
+            try:
+                answer.set_result(work(pulse))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=do, name=what, daemon=True).start()
+        while (left := pulse.last + self.timeout_s - time.monotonic()) > 0:
+            if wait([answer], left).done:
+                break
+        if answer.done():
             return answer.result()
-    pulse.given_up = True
-    raise DeadlineError(f"{what} got no further for {timeout_s:g} s")
+        pulse.given_up = True
+        self._hanging = (what, answer)
+        raise DeadlineError(f"{what} got no further for {self.timeout_s:g} s. {self._remedy}")

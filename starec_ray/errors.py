@@ -14,7 +14,8 @@ class ConfigError(STARecError):
 
 
 class DeadlineError(STARecError):
-    """An actor didn't answer in time, or died: names the actor, the work, and the cause."""
+    """An actor, a store or a sweep's trial didn't answer in time, or died: names it, the work, and
+    the cause."""
 
 
 class StorageError(STARecError):

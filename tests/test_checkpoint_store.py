@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from starec_ray import checkpoint_store
-from starec_ray.checkpoint_files import MANIFEST
+from starec_ray.checkpoint_files import MANIFEST, fault
 from starec_ray.checkpoint_store import CheckpointStore
 from starec_ray.checkpoints import Checkpoints
 from starec_ray.errors import ConfigError, DeadlineError
@@ -134,28 +134,35 @@ def test_a_store_that_gives_no_answer_is_told_before_anything_starts():
         CheckpointStore(address, timeout_s=0.5)
 
 
-def test_a_store_that_falls_silent_costs_the_copy_and_not_the_run(
-    checkpoints, address, told, monkeypatch
+def test_a_store_that_falls_silent_costs_copies_and_not_the_run(
+    checkpoints, address, told, tmp_path, monkeypatch
 ):
     save(checkpoints, 1)
-    copy, silence = checkpoint_store._copy, threading.Event()
-    given_up = []
+    silence, woken = threading.Event(), threading.Event()
 
     def hanging(source, target, pulse):
-        copy(source, target, pulse)
-        silence.wait(30.0)
-        try:
-            pulse()
-        except DeadlineError as error:
-            given_up.append(error)
-            raise
+        target.write(b"the first half")
+        silence.wait(60.0)
+        woken.set()
+        pulse()
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_store, "_copy", hanging)
-        patch.setattr(checkpoints.store, "_timeout_s", 0.5)
+        patch.setattr(checkpoints.store._in_time, "timeout_s", 2.0)
         save(checkpoints, 2)
-        silence.set()
-    assert len(told) == 1 and "iteration-00002" in told[0] and "no further for 0.5 s" in told[0]
-    save(checkpoints, 3)
-    assert store_at(address).names() == ["iteration-00002", "iteration-00003"]
-    assert given_up  # and wrote nothing more
+    assert len(told) == 1
+    assert "copying iteration-00002 to" in told[0] and "no further for 2 s" in told[0]
+    assert "storage_timeout_s" in told[0]
+    save(checkpoints, 3)  # nothing is begun beside what may wake at any time
+    assert len(told) == 2 and "iteration-00002" in told[1] and "hangs still" in told[1]
+
+    silence.set()
+    woken.wait(60.0)
+    [(_, hung)] = [checkpoints.store._in_time._hanging]
+    with pytest.raises(DeadlineError, match="nobody waits"):
+        hung.result(60.0)
+    save(checkpoints, 4)
+    assert store_at(address).names() == ["iteration-00001", "iteration-00003", "iteration-00004"]
+    for name in ("iteration-00003", "iteration-00004"):
+        store_at(address).get(name, tmp_path)
+        assert not fault(tmp_path / name)

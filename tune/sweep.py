@@ -27,6 +27,7 @@ from starec_ray.run_dir import RunDir, written_whole
 from starec_ray.train import train
 from tune.population import KEPT, population
 from tune.results import Trial, read_trials, write_results
+from tune.silence import Silence, longest_silence_s, longest_start_s
 from tune.space import SEED, Space, SweepSettings
 from tune.trial import SweepTrial, metric_path
 
@@ -75,7 +76,10 @@ def sweep(
                 str(trials), SweepTrial, resume_errored=True, param_space=varied
             )
         else:
-            tuner = _tuner(varied, recipe, space, folder.path)
+            silence = Silence(
+                longest_silence_s(config), longest_start_s(config), trial_place(config).bundles
+            )
+            tuner = _tuner(varied, recipe, space, folder.path, silence)
         found = read_trials(tuner.fit(), space, recipe.run)
         write_results(found, recipe, folder.path, console)
     return found
@@ -136,7 +140,9 @@ def _varied(config: STARecConfig, space: Space) -> dict[str, Any]:
     return config.to_dict()
 
 
-def _tuner(varied: dict[str, Any], recipe: Recipe, space: Space, out: Path) -> tune.Tuner:
+def _tuner(
+    varied: dict[str, Any], recipe: Recipe, space: Space, out: Path, silence: Silence
+) -> tune.Tuner:
     settings, run = space.settings, recipe.run
     schedulers = {
         "asha": lambda: ASHAScheduler(
@@ -162,6 +168,7 @@ def _tuner(varied: dict[str, Any], recipe: Recipe, space: Space, out: Path) -> t
             name=TRIALS,
             storage_path=str(out),
             stop={CLOCK: run.iterations},
+            callbacks=[silence],
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=KEPT if settings.scheduler == "pbt" else 1,
                 checkpoint_score_attribute=metric_path(run.metric),

@@ -1,0 +1,65 @@
+"""Trials under the real Tune that hang, or have no place."""
+
+import time
+from pathlib import Path
+
+import pytest
+from ray import tune
+
+from starec_ray.errors import DeadlineError
+from tests.tiny_recipe import tiny_recipe
+from tune import silence as module
+from tune import sweep as sweep_module
+from tune.silence import Silence, longest_silence_s, longest_start_s
+from tune.space import Space, SweepSettings
+
+PLACE = {"CPU": 1}
+NOWHERE = {"CPU": 1, "a resource of no node": 2}
+
+
+def hanging(config: dict) -> None:
+    tune.report({"step": 1})
+    time.sleep(600 * config["hangs"])
+    tune.report({"step": 2})
+
+
+def run(folder: Path, takes: dict, **deadlines: float) -> tune.ResultGrid:
+    tuner = tune.Tuner(
+        tune.with_resources(hanging, tune.PlacementGroupFactory([takes])),
+        param_space={"hangs": tune.grid_search([1, 0])},
+        run_config=tune.RunConfig(
+            storage_path=str(folder), callbacks=[Silence(**deadlines, bundles=[takes])], verbose=0
+        ),
+    )
+    return tuner.fit()
+
+
+@pytest.mark.engine
+def test_a_trial_that_reports_nothing_any_more_is_ended_and_the_others_go_on(
+    ray_cluster, tmp_path, capsys
+):
+    hung, whole = run(tmp_path, PLACE, silence_s=5.0, start_s=300.0)
+    assert hung.error and hung.metrics["step"] == 1
+    assert not whole.error and whole.metrics["step"] == 2
+    told = capsys.readouterr().err
+    assert "_00000 was ended: it reported nothing for 5 s" in told and "_00001" not in told
+
+
+@pytest.mark.engine
+def test_trials_without_a_place_end_the_sweep_with_what_is_missing(ray_cluster, tmp_path):
+    with pytest.raises(DeadlineError, match=r"_00000.* missing: a resource of no node 2.*--resume"):
+        run(tmp_path, NOWHERE, silence_s=300.0, start_s=3.0)
+
+
+def test_a_sweep_has_the_deadlines_and_they_leave_a_trial_time_for_its_own(
+    small_world, tiny_model, tmp_path, monkeypatch
+):
+    recipe = tiny_recipe(small_world, tiny_model, None)
+    config = recipe.config
+    assert longest_start_s(config) > 2 * config.start_timeout_s
+    a_loss = config.start_timeout_s + config.anchor_updates_per_iteration * config.update_timeout_s
+    assert longest_silence_s(config) > module.MOST_RELAPSES * a_loss + config.sample_timeout_s
+    space = Space(SweepSettings(), {"training.lr": {"choice": [1e-5, 1e-4]}})
+    silence = Silence(longest_silence_s(config), longest_start_s(config), [PLACE])
+    tuner = sweep_module._tuner(config.to_dict(), recipe, space, tmp_path, silence)
+    assert tuner._local_tuner.get_run_config().callbacks == [silence]
