@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from actors.weight_transfer.base import Ticket
 from starec_ray.errors import STARecError
 from starec_ray.host_memory import keep_few_kernels
@@ -31,9 +33,10 @@ def start_engine(config: Any) -> Any:
         keep_few_kernels()
         # A group shares its prompt's whole blocks; the default of 128 tokens leaves much to redo.
         settings = {"enforce_eager": True, "block_size": 32}
-        import torch
-
         torch.set_num_threads(int(threads))
+        # RLlib asks for deterministic algorithms, with which torch would fill every new tensor;
+        # vLLM's are so without.
+        torch.use_deterministic_algorithms(False)
     from vllm import LLM
     from vllm.config import WeightTransferConfig
 

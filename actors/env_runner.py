@@ -70,7 +70,6 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             StaleWeightsError: if the engine holds another version.
             ConfigError: if a prompt can't fit the window.
         """
-        from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
         if weight_version != self.weight_version:
@@ -94,10 +93,10 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         answers = self.llm.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in token_ids],
             [
-                SamplingParams(
+                self._sampling_params(
+                    max_tokens=self._max_tokens(task),
                     n=rollouts,
                     temperature=temperature,
-                    max_tokens=self._max_tokens(task),
                     # vLLM adds the rollout's number: no two rollouts draw alike.
                     seed=(seed + number) * rollouts if self._seeds_each_request else None,
                     # The sampled token's alone, or those of all grades.
@@ -147,6 +146,12 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
 
     def _count_tokens(self, messages: list[dict[str, str]]) -> int:
         return count_tokens(self.tokenizer, messages)
+
+    def _sampling_params(self, **settings: Any) -> Any:
+        """vLLM's settings of one request."""
+        from vllm import SamplingParams
+
+        return SamplingParams(**settings)
 
     def _max_tokens(self, task: Task) -> int:
         if isinstance(task, RankTask):

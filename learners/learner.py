@@ -187,7 +187,7 @@ class DeepSpeedLearner(TorchLearner):
         self.engine.eval()
         with torch.no_grad():
             for micro_batch in batch.micro_batches:
-                logprobs_N, _ = self._score(self._to_device(micro_batch), temperature=1.0)
+                logprobs_N = self._logprobs(self._to_device(micro_batch), temperature=1.0)
                 total -= logprobs_N.double().sum()
         dist.all_reduce(total)
         tokens = sum(batch.component_tokens.values())
@@ -322,7 +322,12 @@ class DeepSpeedLearner(TorchLearner):
             for name, value in values.items()
         }
 
-    def _score(self, tensors: dict[str, Any], temperature: float) -> tuple[Tensor, Tensor]:
+    def _logprobs(self, tensors: dict[str, Any], temperature: float) -> Tensor:
+        return self._score(tensors, temperature, with_entropy=False)[0]
+
+    def _score(
+        self, tensors: dict[str, Any], temperature: float, *, with_entropy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of the replies: the anchor's at temperature 1."""
         temperatures_N = torch.where(tensors["components"] == ANCHOR, 1.0, temperature)
         return self.engine(
@@ -334,6 +339,7 @@ class DeepSpeedLearner(TorchLearner):
             temperatures_N,
             tensors["choice_ids"],
             tensors["choice_mask"],
+            with_entropy=with_entropy,
         )
 
     def _reference_logprobs(
@@ -346,7 +352,7 @@ class DeepSpeedLearner(TorchLearner):
             raise ConfigError("There is no anchor for the KL term: call freeze_anchor() first.")
         self.engine.eval()
         with torch.no_grad(), self.reference.in_place():
-            return [self._score(tensors, self.config.temperature)[0] for tensors in micro_batches]
+            return [self._logprobs(tensors, self.config.temperature) for tensors in micro_batches]
 
     def _set_learning_rate(self, objective: str) -> float:
         """Linear warm-up from the stage's start, then what the configuration says."""

@@ -112,7 +112,9 @@ def with_choices(table: pa.Table, rows: range) -> pa.Table:
 def test_shared_prefix_scores_and_gradients_equal_plain_rows(
     model, budget, constrained, monkeypatch
 ):
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 7 * VOCABULARY)  # several chunks
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 7 * VOCABULARY)  # several chunks, each of
+    monkeypatch.setattr(logprobs, "TILE_ROWS", 3)  # several tiles
+    monkeypatch.setattr(logprobs, "TILE_TOKENS", 50)
     table = make_sequences(
         [("rank", 30, [5, 9, 1, 7]), ("reflect", 12, [15, 11]), ("rank", 3, [8])]
     )
@@ -138,3 +140,29 @@ def test_a_model_whose_logits_are_capped_is_refused():
     model = Gemma2ForCausalLM(Gemma2Config(**SMALL | {"attn_implementation": "eager"}, head_dim=8))
     with pytest.raises(ConfigError, match="final_logit_softcapping"):
         ReplyScorer(model)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e3])
+def test_scores_and_gradients_hold_from_all_but_even_to_all_but_sure(scale, monkeypatch):
+    monkeypatch.setattr(logprobs, "TILE_TOKENS", 9)
+    torch.manual_seed(0)
+    hidden, weight = (scale * torch.randn(6, 8)).double(), torch.randn(40, 8).double()
+    targets = (hidden @ weight.T).argmax(dim=1)
+    targets[::2] = torch.randint(40, (3,))
+    temperatures = torch.full((6,), TEMPERATURE, dtype=torch.float64)
+    inputs = (hidden.requires_grad_(), weight.requires_grad_())
+    expected = torch.log_softmax(hidden @ weight.T / TEMPERATURE, dim=1)
+    entropy = torch.special.entr(expected.exp()).sum(dim=1)
+    picked = expected.gather(1, targets[:, None])[:, 0]
+
+    rounded = tuple(tensor.detach().float().requires_grad_() for tensor in inputs)
+    head = logprobs.LogProbHead(torch.nn.Parameter(rounded[1]))
+    none = torch.zeros(0, dtype=torch.long), torch.zeros(6, 0, dtype=torch.bool)
+    found, found_entropy = head(rounded[0], targets, temperatures.float(), *none, True)
+    close = {"rtol": 1e-4, "atol": 1e-5 * max(1.0, scale), "check_dtype": False}
+    torch.testing.assert_close(found, picked, **close)
+    torch.testing.assert_close(found_entropy, entropy, **close)
+    wanted = torch.autograd.grad(picked.sum(), inputs)
+    gradients = torch.autograd.grad(found.sum(), (rounded[0], head.weight))
+    for gradient, each in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, each, **close)
