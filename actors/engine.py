@@ -32,7 +32,7 @@ def start_engine(config: Any) -> Any:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.kv_cache_gib)))
         keep_few_kernels()
         # A group shares its prompt's whole blocks; the default of 128 tokens leaves much to redo.
-        settings = {"enforce_eager": True, "block_size": 32}
+        settings = {"enforce_eager": not config.compile_engine, "block_size": 32}
         torch.set_num_threads(int(threads))
         # RLlib asks for deterministic algorithms, with which torch would fill every new tensor;
         # vLLM's are so without.

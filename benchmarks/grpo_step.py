@@ -1,8 +1,9 @@
 """A whole GRPO step (sample, reward, reference, update, weights to the sampler) against a peer.
 
-Both sides take the same model, prompts of the same lengths, group size, longest answer, KL term,
-optimiser and number of threads, and step in turns, so that they meet the same machine. Ours is
-`STARec.train()` with everything that belongs to it: env runner, reward actor, learner, RLlib.
+Both sides take the same model, prompts of the same lengths, group size, KL term, optimiser and
+number of threads, and step in turns, so that they meet the same machine. All answers of both go on
+to their longest. Ours is `STARec.train()` with everything that belongs to it: env runner, reward
+actor, learner, RLlib.
 
 TRL runs in an environment of its own, which this makes:
 
@@ -33,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
+from actors.env_runner import VLLMEnvRunner
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
 from starec_ray.algorithm import STARec
@@ -48,6 +50,13 @@ SETTINGS = {
 }
 
 
+class ToTheLongest(VLLMEnvRunner):
+    """An env runner whose answers don't end by themselves."""
+
+    def _sampling_params(self, **settings: Any) -> Any:
+        return super()._sampling_params(**settings, ignore_eos=True)
+
+
 def our_config(args: argparse.Namespace) -> STARecConfig:
     """One env runner and one learner that share the threads, as the two phases take turns."""
     return (
@@ -56,7 +65,7 @@ def our_config(args: argparse.Namespace) -> STARecConfig:
         .model(
             name=args.model,
             dtype=args.dtype,
-            think_before_ranking=True,  # an untrained model then fills the answer's length
+            think_before_ranking=True,
             history_shown=args.history_shown,
             item_attributes=["popularity", "likeness", "tags"],
             max_model_len=1024,
@@ -73,13 +82,16 @@ def our_config(args: argparse.Namespace) -> STARecConfig:
             kl_coeff=args.kl_coeff,
         )
         .env_runners(
+            env_runner_cls=ToTheLongest,
             num_env_runners=1,
             num_cpus_per_env_runner=args.threads,
             num_gpus_per_env_runner=args.gpus,
+            compile_engine=args.compile_engine,
             max_num_seqs=64,
         )
         .learners(
             num_learners=1,
+            zero_stage=1,  # one learner has nothing to share out
             num_cpus_per_learner=args.threads,
             num_gpus_per_learner=args.gpus,
             micro_batch_tokens=args.micro_batch_tokens,
@@ -256,6 +268,9 @@ def main() -> None:
     parser.add_argument("--history-shown", type=int, default=6, help="sets the prompts' length")
     parser.add_argument("--reply-tokens", type=int, default=64)
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
+    parser.add_argument(
+        "--compile-engine", action="store_true", help="env_runners.compile_engine, for ours"
+    )
     parser.add_argument("--kl-coeff", type=float, default=0.05)
     parser.add_argument("--lr", type=float, default=1e-6)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,5 +1,6 @@
 """One Ray and one tiny model for all tests that start real engines."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import ray
 from hypothesis import settings
 
 from tests.small_world import NAMES, write_small_world
+
+INPUTS_TRIED = "inputs tried"  # a test's property: [of what, how many, how many were refused]
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("no deadline", deadline=None)
@@ -37,3 +40,18 @@ def ray_cluster() -> Iterator[None]:
     start_ray({"num_cpus": 10, "object_store_memory": 200 * 2**20})
     yield
     ray.shutdown()
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    tried: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    for report in terminalreporter.getreports(""):  # of set-ups and teardowns
+        for name, value in getattr(report, "user_properties", ()):
+            if name == INPUTS_TRIED and report.when == "teardown":
+                what, number, of_them = value
+                tried[what] += number
+                refused[what] += of_them
+    if tried:
+        terminalreporter.section("inputs tried")
+    for what, number in tried.items():
+        terminalreporter.write_line(f"{what}: {number}, of which {refused[what]} were refused")

@@ -1,6 +1,6 @@
 """Whatever is handed in is used, or refused with an error that says what to mend: property tests.
 
-The number of inputs tried is printed at the end of the file's tests.
+The number of inputs tried is printed at the end of all tests.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from starec_ray.errors import ConfigError, DataError
 from starec_ray.recipe import SECTIONS, _fields, build, load_recipe, resolved_sections
 from starec_ray.schemas import TRACES
 from starec_ray.traces import read_traces
+from tests.conftest import INPUTS_TRIED
 from tests.data.conftest import SMALL
 from tests.data.test_amazon import NEW_REVIEWS, lines
 from tests.data.test_movielens import GOOD
@@ -45,13 +46,14 @@ many = settings(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def told(request):
+@pytest.fixture(autouse=True)
+def told(record_property):
+    """What each test has tried, for `pytest_terminal_summary`."""
+    before, refused_before = tried.copy(), refused.copy()
     yield
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    reporter.write_line("")
-    for what, number in tried.items():
-        reporter.write_line(f"{what}: {number} inputs tried, {refused[what]} of them refused")
+    for what in tried - before:
+        counts = tried[what] - before[what], refused[what] - refused_before[what]
+        record_property(INPUTS_TRIED, [what, *counts])
 
 
 @contextlib.contextmanager

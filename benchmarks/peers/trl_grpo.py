@@ -85,7 +85,7 @@ def main() -> None:
         gradient_checkpointing=settings["gradient_checkpointing"],
         model_init_kwargs={"dtype": settings["dtype"], "attn_implementation": "sdpa"},
         # Every answer to its full length, as a bound for both.
-        generation_kwargs=None if vllm else {"min_new_tokens": reply},
+        generation_kwargs={"ignore_eos": True} if vllm else {"min_new_tokens": reply},
         use_vllm=vllm,
         **({"vllm_mode": "colocate", "vllm_max_model_length": 1024} if vllm else {}),
         seed=settings["seed"],

@@ -22,11 +22,11 @@ TASKS = [RankTask("u0/0", "Likes Alpha."), ReflectTask("u1/0", "", ("0", "1", "2
 
 
 @pytest.fixture(scope="module")
-def runner(small_world, tiny_model, tmp_path_factory):
-    """An engine in this process, over a data folder that has no targets at all."""
+def config(small_world, tiny_model, tmp_path_factory) -> STARecConfig:
+    """Of an engine over a data folder that has no targets at all."""
     data = tmp_path_factory.mktemp("blind") / "data"
     shutil.copytree(small_world, data, ignore=shutil.ignore_patterns("targets.parquet"))
-    config = (
+    return (
         STARecConfig()
         .data(path=data)
         .model(
@@ -43,6 +43,11 @@ def runner(small_world, tiny_model, tmp_path_factory):
         .env_runners(max_num_seqs=16, kv_cache_gib=1, num_cpus_per_env_runner=1)
         .resolve()
     )
+
+
+@pytest.fixture(scope="module")
+def runner(config):
+    """An engine in this process."""
     runner = VLLMEnvRunner(config=config)
     yield runner
     runner.stop()
@@ -176,3 +181,18 @@ def test_schema_of_rollouts_survives_parquet(runner, tiny_model, tmp_path):
     rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=8)
     pq.write_table(rollouts, tmp_path / "r.parquet")
     assert pq.read_table(tmp_path / "r.parquet").equals(rollouts)
+
+
+# The last: a process has room for one engine at work.
+def test_a_compiled_engine_samples_with_the_weights_that_it_got_last(config, perturbed):
+    config = config.copy(copy_frozen=False).env_runners(compile_engine=True)
+    runner = VLLMEnvRunner(config=config)
+    try:
+        assert not runner.llm.llm_engine.vllm_config.model_config.enforce_eager
+        runner.load_model(config.model_path, version=1)
+        runner.sample(TASKS, rollouts=1, temperature=1.0, seed=0, weight_version=1)
+        runner.load_model(str(perturbed), version=2)
+        rollouts = runner.sample(TASKS, rollouts=4, temperature=1.0, seed=0, weight_version=2)
+    finally:
+        runner.stop()
+    assert largest_gap(perturbed, rollouts) < 1e-4
