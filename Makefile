@@ -16,8 +16,8 @@ sweep-demo: setup  ## a sweep of short trials with a tiny model, into runs/sweep
 	.venv/bin/starec tune recipes/sweep-demo.yaml --space recipes/spaces/sweep-demo.yaml \
 		--out runs/sweep-demo
 
-test: setup  ## all tests, on the real engines, by two processes (WORKERS=… for more, 0 for none)
-	.venv/bin/python -m pytest -n $(or $(WORKERS),2) --dist loadfile
+test: setup  ## all tests, on the real engines
+	.venv/bin/python -m pytest
 
 check: setup  ## format, lint, types
 	.venv/bin/ruff format --check .
