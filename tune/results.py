@@ -59,10 +59,11 @@ class Trial:
 def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]:
     """The trials of a sweep, in the order in which they were drawn."""
     path, trials = metric_path(run.metric), []
-    for number in range(len(grid)):
-        result = grid[number]
+    drawn = [_place(trial.experiment_tag) for trial in grid._experiment_analysis.trials]
+    for number, place in enumerate(sorted(range(len(grid)), key=drawn.__getitem__)):
+        result = grid[place]
         # A result has no settings of a trial that failed before it reported any.
-        settings = grid._experiment_analysis.trials[number].config
+        settings = grid._experiment_analysis.trials[place].config
         history = result.metrics_dataframe
         checkpoint, then = _best_checkpoint(result, path, run.mode)
         if then and space.settings.scheduler == "pbt":
@@ -81,6 +82,11 @@ def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]
             )
         )
     return trials
+
+
+def _place(experiment_tag: str) -> int:
+    """Of a trial among those drawn: Tune remembers them in any order."""
+    return int(experiment_tag.partition("_")[0])
 
 
 def _best_checkpoint(result: Result, path: str, mode: str) -> tuple[Path | None, dict[str, Any]]:

@@ -74,6 +74,8 @@ def copying_trial(folder: Path) -> type[SweepTrial]:
             tell(f"trial {self.number} did {done}")
             if done == 0:
                 wait_for(f"trial {1 - self.number} did 0")
+            elif (self.number, done) == (1, 1):
+                wait_for("trial 0 did 1")  # else there is none yet that it is better than
             elif (self.number, done) == (0, 1):
                 wait_for("trial 1 did 2")
             elif (self.number, done) == (1, 2):
