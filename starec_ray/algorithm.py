@@ -21,7 +21,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune import PlacementGroupFactory
 from transformers import AutoTokenizer
 
-from actors.reward_actor import RewardGroup
+from actors.reward_group import RewardGroup
 from actors.weight_transfer.choice import weight_transfer
 from starec_ray.agent.agent import Agent
 from starec_ray.ahead import SamplesAhead

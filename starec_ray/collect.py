@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.reward_actor import RewardGroup
+from actors.reward_group import RewardGroup
 from starec_ray import sequences
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask, Task

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from actors.reward_actor import RewardGroup
+from actors.reward_group import RewardGroup
 from actors.weight_transfer.base import Answers, CallRunners
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import Task

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors import logs, reward_actor
-from actors.reward_actor import RewardActor, RewardGroup
+from actors import logs, reward_group
+from actors.reward_actor import RewardActor
+from actors.reward_group import RewardGroup
 from starec_ray.errors import DataError, DeadlineError
 from starec_ray.failures import FailureEvent, Failures
 from tests.processes import wait_until_gone
@@ -52,7 +53,7 @@ def test_a_ranking_without_its_target_is_named(small_world):
         RewardActor(str(small_world), "tiers").score(rankings(["u0/0"], order="012"))
 
 
-def reward_group(data: Path, num_actors: int, timeout_s: float = 60.0) -> RewardGroup:
+def group_of(data: Path, num_actors: int, timeout_s: float = 60.0) -> RewardGroup:
     return RewardGroup(str(data), "tiers", num_actors, timeout_s, Failures(9, 60.0))
 
 
@@ -62,7 +63,7 @@ def pid_of(actor) -> int:
 
 @pytest.mark.engine
 def test_a_request_is_shared_out_and_comes_back_in_order(small_world, ray_cluster):
-    group = reward_group(small_world, 3)
+    group = group_of(small_world, 3)
     cases = [f"u{i}/{i % 2}" for i in range(20)]
     try:
         assert group.score(rankings(cases))["case_id"].to_pylist() == cases
@@ -75,7 +76,7 @@ def test_a_request_is_shared_out_and_comes_back_in_order(small_world, ray_cluste
 @pytest.mark.engine
 @pytest.mark.parametrize("num_actors", [1, 2])
 def test_the_share_of_a_killed_actor_is_scored_all_the_same(small_world, ray_cluster, num_actors):
-    group = reward_group(small_world, num_actors)
+    group = group_of(small_world, num_actors)
     cases = [f"u{i}/0" for i in range(6)]
     try:
         os.kill(pid_of(group.actors[0]), signal.SIGKILL)
@@ -125,10 +126,10 @@ def test_what_hangs_a_second_time_ends_the_run_with_the_actor_named(
             time.sleep(300.0)
             return super().score(rankings)
 
-    monkeypatch.setattr(reward_actor, "RewardActor", Stuck)
-    group = reward_group(small_world, 1)
+    monkeypatch.setattr(reward_group, "RewardActor", Stuck)
+    group = group_of(small_world, 1)
     ray.get(group.actors[0].ping.remote(), timeout=60)
-    group._timeout_s = 15.0
+    group._timeout_s = 8.0
     with pytest.raises(
         DeadlineError, match=r"(?s)reward actor 0 didn't.*the second time.*waiting for the storage"
     ):
@@ -138,7 +139,7 @@ def test_what_hangs_a_second_time_ends_the_run_with_the_actor_named(
 
 @pytest.mark.engine
 def test_the_share_of_an_actor_that_is_gone_for_good_goes_to_another(small_world, ray_cluster):
-    group = reward_group(small_world, 2)
+    group = group_of(small_world, 2)
     cases = [f"u{i}/0" for i in range(6)]
     ray.kill(group.actors[0])
     try:
@@ -149,7 +150,7 @@ def test_the_share_of_an_actor_that_is_gone_for_good_goes_to_another(small_world
 
 @pytest.mark.engine
 def test_a_group_without_an_actor_left_gives_up_at_its_deadline(small_world, ray_cluster):
-    group = reward_group(small_world, 1, timeout_s=3.0)
+    group = group_of(small_world, 1, timeout_s=3.0)
     ray.kill(group.actors[0])
     start = time.monotonic()
     with pytest.raises(DeadlineError, match=r"none of 1 reward actors.*reward actor 0"):
@@ -159,6 +160,6 @@ def test_a_group_without_an_actor_left_gives_up_at_its_deadline(small_world, ray
 
 @pytest.mark.engine
 def test_an_actor_that_cannot_start_says_why_at_once(tmp_path, ray_cluster):
-    group = reward_group(tmp_path, 1)
+    group = group_of(tmp_path, 1)
     with pytest.raises(DeadlineError, match="can't start"):
         group.score(rankings(["u0/0"]))
