@@ -26,13 +26,17 @@ def start_engine(config: Any) -> Any:
     if not on_gpu:
         threads = str(max(1, int(config.num_cpus_per_env_runner) // config.tensor_parallel_size))
         # Ray gives actors one thread; vLLM would pin its own to the same first cores in every
-        # actor of a machine. Both must be set before vLLM is imported.
+        # actor of a machine. All are read when vLLM is imported.
         os.environ["OMP_NUM_THREADS"] = threads
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.kv_cache_gib)))
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over kv_cache_gib
         keep_few_kernels()
         # A group shares its prompt's whole blocks; the default of 128 tokens leaves much to redo.
-        settings = {"enforce_eager": not config.compile_engine, "block_size": 32}
+        settings = {
+            "enforce_eager": not config.compile_engine,
+            "block_size": 32,
+            "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
+        }
         torch.set_num_threads(int(threads))
         # RLlib asks for deterministic algorithms, with which torch would fill every new tensor;
         # vLLM's are so without.

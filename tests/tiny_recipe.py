@@ -33,7 +33,12 @@ def tiny_recipe(data: Path, model_path: Path, traces: Path | None, **changes: di
             "group_size": 16,
             "reflect_share": 0.125,
         },
-        "env_runners": {"num_env_runners": 2, "num_cpus_per_env_runner": 1, "max_num_seqs": 64},
+        "env_runners": {
+            "num_env_runners": 2,
+            "num_cpus_per_env_runner": 1,
+            "max_num_seqs": 64,
+            "kv_cache_gib": 0.1,
+        },
         "learners": {"num_learners": 2, "num_cpus_per_learner": 1, "micro_batch_tokens": 4096},
         "run": {"iterations": 24, "checkpoint_every": 24, "evaluate_slow_thinking": True},
     }

@@ -40,7 +40,7 @@ def config(small_world, tiny_model, tmp_path_factory) -> STARecConfig:
             max_rank_tokens=12,
             max_reflect_tokens=8,
         )
-        .env_runners(max_num_seqs=16, kv_cache_gib=1, num_cpus_per_env_runner=1)
+        .env_runners(max_num_seqs=16, kv_cache_gib=0.1, num_cpus_per_env_runner=1)
         .resolve()
     )
 
