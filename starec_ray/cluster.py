@@ -27,17 +27,22 @@ def start_ray(settings: dict[str, Any]) -> None:
     if ray.is_initialized():
         return
     here = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    # "local": else Ray joins whatever was started last on this machine.
-    own = {"address": "local", "include_dashboard": False, **settings}
+    path = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    variables = {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     address = os.environ.get("RAY_ADDRESS")
-    local = {} if address else own
+    if address:
+        cluster: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
+    else:
+        # Ray's processes inherit them. With a runtime environment no actor could start in one of
+        # the processes that wait for actors, which saves a second each.
+        os.environ.update(variables)
+        # "local": else Ray joins whatever was started last on this machine.
+        cluster = {"address": "local", "include_dashboard": False, **settings}
     try:
-        ray.init(
-            log_to_driver=bool(os.environ.get("STAREC_ACTOR_LOGS")),
-            runtime_env={"env_vars": {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}},
-            **local,
-        )
+        ray.init(log_to_driver=bool(os.environ.get("STAREC_ACTOR_LOGS")), **cluster)
     except (AuthenticationError, ConnectionError) as error:  # to Ray a wrong token is either
         if not address:
             raise
