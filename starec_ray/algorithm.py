@@ -27,6 +27,7 @@ from starec_ray.agent.agent import Agent
 from starec_ray.ahead import SamplesAhead
 from starec_ray.alarms import Alarms
 from starec_ray.anchor import AnchorData
+from starec_ray.beside import LearnersBeside
 from starec_ray.case_order import CaseOrder
 from starec_ray.checkpoint_files import FORMAT, PROGRESS, fault, progress_of, write_manifest
 from starec_ray.collect import Clock, Collector
@@ -80,13 +81,14 @@ class STARec(Algorithm):
         self.identity = identity(config)
         self.shared_folder = self._shared_folder()
         env_runner_class: Any = config.env_runner_cls
+        deadline = StartDeadline(
+            "env runner",
+            env_runner_class.__name__,
+            config.start_timeout_s,
+            actor_bundles(config)[0],
+        )
         try:
-            with StartDeadline(
-                "env runner",
-                env_runner_class.__name__,
-                config.start_timeout_s,
-                actor_bundles(config)[0],
-            ):
+            with LearnersBeside(config), deadline:
                 super().setup(config)
         except IndexError as error:  # RLlib asks the first of no healthy env runners
             assert self.env_runner_group

@@ -14,6 +14,7 @@ from ray.util.placement_group import remove_placement_group
 from actors.env_runner import VLLMEnvRunner
 from learners.learner import DeepSpeedLearner
 from learners.module import PlaceholderModule
+from starec_ray.beside import LearnersBeside
 from starec_ray.config_checks import check_fields
 from starec_ray.config_sections import OwnSections
 from starec_ray.errors import ConfigError
@@ -354,11 +355,14 @@ class STARecConfig(OwnSections):
         return RLModuleSpec(module_class=PlaceholderModule)
 
     def build_learner_group(self, **given: Any) -> LearnerGroup:
-        """RLlib's, with a deadline for the place and one for the start (both start_timeout_s).
+        """RLlib's, with a deadline for the place and one for the start (both start_timeout_s); in a
+        `LearnersBeside` block the group that starts there.
 
         Raises:
             DeadlineError: says what is wanted, there and missing; nothing of the group is left.
         """
+        if group := LearnersBeside.group():
+            return group
         if not self.num_learners:
             return super().build_learner_group(**given)
         place = learners_together(self)

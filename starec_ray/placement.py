@@ -43,6 +43,12 @@ def learner_bundles(config: Any) -> list[dict[str, float]]:
     return [learner] * config.num_learners
 
 
+def share_gpus(config: Any) -> bool:
+    """Whether a learner may come onto a GPU that an env runner's engine has."""
+    shares = (config.num_gpus_per_env_runner, config.num_gpus_per_learner)
+    return config.sleep_while_learning or any(0 < share < 1 for share in shares)
+
+
 def total(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What all take together."""
     taken: Counter[str] = Counter()
