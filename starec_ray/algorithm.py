@@ -19,7 +19,6 @@ from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune import PlacementGroupFactory
-from transformers import AutoTokenizer
 
 from actors.reward_group import RewardGroup
 from actors.weight_transfer.choice import weight_transfer
@@ -39,6 +38,7 @@ from starec_ray.failures import Failures
 from starec_ray.identity import identity
 from starec_ray.learner_calls import LearnerCalls
 from starec_ray.ledger import Ledger
+from starec_ray.models import load_tokenizer
 from starec_ray.placement import actor_bundles, trial_place
 from starec_ray.run_dir import BEST_EPOCH  # in the shared folder, and in checkpoints
 from starec_ray.sampling import RunnerPool
@@ -74,7 +74,7 @@ class STARec(Algorithm):
         config = self.config
         self.dataset = Dataset.load(config.data_path)
         self.agent = Agent.from_config(config, self.dataset)
-        self.tokenizer = AutoTokenizer.from_pretrained(config.model_path)
+        self.tokenizer = load_tokenizer(config.model_path)
         if 0 < len(config.traces) == len(trace_files(config.traces)):
             _ = self.anchor_data  # a bad table is told of before any engine starts
         self.failures = Failures.from_config(config)

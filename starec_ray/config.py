@@ -12,7 +12,6 @@ from ray.rllib.utils.from_config import NotProvided
 from ray.util.placement_group import remove_placement_group
 
 from actors.env_runner import VLLMEnvRunner
-from learners.learner import DeepSpeedLearner
 from learners.module import PlaceholderModule
 from starec_ray.beside import LearnersBeside
 from starec_ray.config_checks import check_fields
@@ -349,6 +348,9 @@ class STARecConfig(OwnSections):
     # --- what RLlib asks of a configuration -------------------------------------------------
 
     def get_default_learner_class(self) -> type:
+        # Reading a recipe takes no modelling code, which takes seconds to import.
+        from learners.learner import DeepSpeedLearner
+
         return DeepSpeedLearner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:

@@ -4,8 +4,6 @@ import hashlib
 import json
 from typing import Any
 
-from transformers import AutoConfig
-
 from starec_ray.recipe import Recipe, RunSettings, fixed_keys, resolved_sections
 
 MODEL = "the model's shape"
@@ -19,6 +17,8 @@ def identity(config: Any) -> dict[str, dict[str, Any]]:
         "inputs": the SHA-256 of each input file, by its path, and of the model's shape.
         "settings": what a run may not change as it goes on, "section.key" → value.
     """
+    from transformers import AutoConfig
+
     shape = AutoConfig.from_pretrained(config.model_path).to_dict()
     shape = {key: value for key, value in shape.items() if key not in NOT_SHAPE}
     text = json.dumps(shape, sort_keys=True, default=str)

@@ -63,13 +63,18 @@ def resolve_model(model: str) -> str:
     return model
 
 
+def load_tokenizer(model_path: str) -> Any:
+    """The tokenizer of a model folder, or of a Hugging Face id."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path)
+
+
 @functools.cache
 def check_chat_template(model_path: str) -> None:
     """Raises ConfigError unless the model's tokenizer is there and can write chat messages."""
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path)
+        tokenizer = load_tokenizer(model_path)
     except (OSError, ValueError) as error:
         remedy = "copy tokenizer.json and tokenizer_config.json into it from the model's origin."
         if not Path(model_path).is_dir():
