@@ -50,6 +50,8 @@ def test_training_raises_the_reward_over_the_untrained_policy(
         tiny_model,
         traces,
         model={"constrained_decoding": True},
+        anchor={"anchor_epochs": 4, "anchor_batch_size": 8, "anchor_updates_per_iteration": 24},
+        run={"iterations": 12, "checkpoint_every": 12},
         learners={"zero_stage": zero_stage},
         # Sleeping is for runners that share GPUs with learners, who can't broadcast to them.
         env_runners={
@@ -60,8 +62,8 @@ def test_training_raises_the_reward_over_the_untrained_policy(
     run = train(recipe, tmp_path / "run", console)
 
     lines = run.read_metrics()
-    assert [line["stage"] for line in lines] == ["anchor"] * 8 + ["reinforce"] * 24
-    reinforce = lines[8:]
+    assert [line["stage"] for line in lines] == ["anchor"] * 4 + ["reinforce"] * 12
+    reinforce = lines[4:]
     assert reinforce[-1]["rank/reward"] > reinforce[0]["rank/reward"] + 0.1
     assert set(reinforce[-1]) >= MEASURED
     for line in reinforce:
@@ -95,7 +97,10 @@ def test_training_raises_the_reward_over_the_untrained_policy(
 
 
 def test_a_saved_run_is_evaluated_on_its_own(small_world, tiny_model, tmp_path, ray_cluster):
-    sections = {"run": {"evaluate_slow_thinking": False, "evaluation_cases": 4}}
+    sections = {
+        "run": {"evaluate_slow_thinking": False, "evaluation_cases": 4},
+        "env_runners": {"num_env_runners": 1},
+    }
     recipe = tiny_recipe(small_world, tiny_model, None, **sections)
     run = RunDir(tmp_path)
     shutil.copytree(tiny_model, run.model)

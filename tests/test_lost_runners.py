@@ -4,12 +4,14 @@ import os
 import signal
 import time
 
+import pyarrow as pa
 import pytest
 import ray
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
 from starec_ray.ledger import Ledger
+from starec_ray.sampling import RunnerPool
 from tests.exact_logprobs import largest_gap
 from tests.processes import wait_until_gone
 from tests.small_world import dataset, write_random_traces
@@ -18,6 +20,18 @@ from tests.tiny_recipe import tiny_recipe
 pytestmark = pytest.mark.engine
 
 TASKS = [RankTask(f"u{user}/0", "Likes Alpha.") for user in range(4)]
+LIMIT_S = 240.0
+
+
+def sampled_by_both(runners: RunnerPool, seed: int) -> pa.Table:
+    """Rollouts of `TASKS`, once a runner that was lost is back."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        sampled = runners.sample(TASKS, rollouts=2, temperature=1.0, seed=seed)
+        if len(runners._current) == 2:
+            return sampled
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +81,7 @@ def test_broadcast_weights_are_exact_also_after_a_runner_was_lost_in_the_middle(
     with monkeypatch.context() as patch:
         patch.setattr(algo.runners, "_call_in_time", kill_one_before_it_receives)
         algo._sync_weights()
-    for _ in range(60):
-        again = algo.runners.sample(TASKS, rollouts=2, temperature=1.0, seed=1)
-        if len(algo.runners._current) == 2:
-            break
-    assert len(algo.runners._current) == 2
+    again = sampled_by_both(algo.runners, seed=1)
     assert set(again["weight_version"].to_pylist()) == {version + 2}
     assert largest_gap(tmp_path / "model", again) < 1e-4
     assert algo.transfer._group != group
@@ -90,9 +100,7 @@ def test_a_killed_runner_comes_back_and_a_saved_run_goes_on(algo, tmp_path, monk
     algo.env_runner_group._worker_manager.set_actor_state(1, False)
     algo.train()
     algo.save_model(tmp_path / "model")
-    sampled = algo.runners.sample(TASKS, rollouts=2, temperature=1.0, seed=4)
-    assert len(algo.runners._current) == 2
-    assert largest_gap(tmp_path / "model", sampled) < 1e-4
+    assert largest_gap(tmp_path / "model", sampled_by_both(algo.runners, seed=4)) < 1e-4
 
     monkeypatch.chdir(tmp_path)
     saved = algo.save_to_path("checkpoint")
@@ -124,16 +132,13 @@ def test_a_runner_that_hangs_and_whose_restart_fails_is_made_anew(
         assert (ledger.asked, ledger.finished) == (8, 8)
         assert ledger.lost == ledger.asked_again > 0
         wait_until_gone(pid)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + LIMIT_S
         while ray._private.state.actors(actor._actor_id.hex())["State"] != "DEAD":
             assert time.monotonic() < deadline
             time.sleep(0.5)
     finally:
         (tmp_path / "away").rename(tiny_model)
-    for _ in range(60):
-        runners.sample(TASKS, rollouts=2, temperature=1.0, seed=3)
-        if len(runners._current) == 2:
-            break
+    sampled_by_both(runners, seed=3)
     hung, failed, back = events
     assert "env runner 1 didn't finish sample within 10 s" in hung.cause
     assert failed.cause.startswith("its start failed") and str(tiny_model) in failed.cause
