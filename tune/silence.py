@@ -1,5 +1,6 @@
 """A deadline for trials, for which Tune waits without an end."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from rich.console import Console
 from starec_ray.errors import DeadlineError
 from starec_ray.failures import MOST_RELAPSES
 from starec_ray.placement import shortage
+
+LOOKS_S = 1.0  # apart
 
 
 def longest_start_s(config: Any) -> float:
@@ -30,7 +33,9 @@ class Silence(tune.Callback):
     """Ends a trial that runs and reports nothing any more; the others go on. Where none runs and
     none can start, it ends the sweep.
 
-    A trial's own deadlines tell more, and come before: this is for one whose process hangs.
+    A trial's own deadlines tell more, and come before: this is for one whose process hangs. It is
+    looked for by a thread of its own, for a scheduler that copies trials waits for the checkpoint
+    of one of them, and all of Tune with it.
 
     Args:
         silence_s: longest time between a start, an iteration and a checkpoint of a trial.
@@ -46,24 +51,26 @@ class Silence(tune.Callback):
         self._bundles = bundles
         self._heard: dict[str, float] = {}  # trial → when
         self._moved = 0.0  # any of them
+        self._trials: Sequence[Trial] = ()
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
         self._moved = time.monotonic()
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="silence", daemon=True).start()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """
         Raises:
             DeadlineError: none runs and none can start; says what the cluster lacks.
         """
-        now = time.monotonic()
+        now, self._trials = time.monotonic(), trials
         for trial in trials:
             if trial.status == Trial.RUNNING:
                 self._moved = now
-                if now - self._heard.setdefault(trial.trial_id, now) > self._silence_s:
-                    self._heard[trial.trial_id] = now
-                    _end(trial, self._silence_s)
+                self._heard.setdefault(trial.trial_id, now)
         waiting = [trial.trial_id for trial in trials if trial.status == Trial.PENDING]
         if waiting and now - self._moved > self._start_s:
+            self._over.set()
             raise DeadlineError(
                 f"no trial was up within {self._start_s:g} s; waiting or starting: "
                 f"{', '.join(waiting)}. For one of them: {shortage(self._bundles)}. Make room, or "
@@ -81,6 +88,18 @@ class Silence(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any
     ) -> None:
         self.on_trial_start(iteration, trials, trial)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOKS_S):
+            now = time.monotonic()
+            for trial in self._trials:
+                silent = now - self._heard.get(trial.trial_id, now) > self._silence_s
+                if silent and trial.status == Trial.RUNNING:
+                    self._heard[trial.trial_id] = now
+                    _end(trial, self._silence_s)
 
 
 def _end(trial: Trial, silence_s: float) -> None:

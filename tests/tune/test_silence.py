@@ -45,6 +45,43 @@ def test_a_trial_that_reports_nothing_any_more_is_ended_and_the_others_go_on(
     assert "_00000 was ended: it reported nothing for 5 s" in told and "_00001" not in told
 
 
+class HangsInItsCheckpoint(tune.Trainable):
+    """Of two trials the better one, which the other is to copy, doesn't come out of its save."""
+
+    def setup(self, config: dict) -> None:
+        self.better = config["better"]
+
+    def step(self) -> dict:
+        return {"score": self.better, tune.result.DONE: self.iteration == 3}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        if self.better:
+            time.sleep(600)
+        (Path(checkpoint_dir) / "nothing").touch()
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None: ...
+
+
+@pytest.mark.engine
+def test_a_trial_that_hangs_in_what_a_population_waits_for_is_ended_too(ray_cluster, tmp_path):
+    population = tune.schedulers.PopulationBasedTraining(
+        perturbation_interval=1, hyperparam_mutations={"lr": [1, 2]}, quantile_fraction=0.5
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(HangsInItsCheckpoint, PLACE),
+        param_space={"better": tune.grid_search([0, 1]), "lr": 1},
+        tune_config=tune.TuneConfig(scheduler=population, metric="score", mode="max"),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            callbacks=[Silence(silence_s=5.0, start_s=300.0, bundles=[PLACE])],
+            verbose=0,
+        ),
+    )
+    worse, hung = tuner.fit()
+    assert hung.error
+    assert not worse.error and worse.metrics["training_iteration"] == 4
+
+
 @pytest.mark.engine
 def test_trials_without_a_place_end_the_sweep_with_what_is_missing(ray_cluster, tmp_path):
     with pytest.raises(DeadlineError, match=r"_00000.* missing: a resource of no node 2.*--resume"):
