@@ -67,10 +67,12 @@ class RayNodes:
 
     Attributes:
         nodes: the head first.
+        address: where a driver joins it.
         jobs: where its job server listens.
     """
 
     nodes: list[RayNode]
+    address: str
     jobs: str
 
     def actors(self, kind: str) -> list[Any]:
@@ -89,11 +91,12 @@ def ray_nodes(*resources: str) -> Iterator[RayNodes]:
     host, port, jobs = get_node_ip_address(), _free_port(), _free_port()
     head = [*("--head", "--port", port, "--dashboard-port", jobs, "--include-dashboard", "true")]
     head += ["--ray-client-server-port", _free_port()]
+    address = f"{host}:{port}"
     with tempfile.TemporaryDirectory(prefix="nodes", ignore_cleanup_errors=True) as folder:
-        cluster = RayNodes([], f"http://127.0.0.1:{jobs}")
+        cluster = RayNodes([], address, f"http://127.0.0.1:{jobs}")
         try:
             for number, own in enumerate(resources, 1):
-                join = ["--address", f"{host}:{port}", "--node-ip-address", f"127.0.0.{number}"]
+                join = ["--address", address, "--node-ip-address", f"127.0.0.{number}"]
                 place = Path(folder) / str(number)  # short: sockets lie in it
                 node = _start(place, own, head if number == 1 else join)
                 cluster.nodes.append(node)

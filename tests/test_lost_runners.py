@@ -45,6 +45,7 @@ def algo(small_world, tiny_model, tmp_path_factory, ray_cluster):
         small_world,
         tiny_model,
         traces,
+        anchor={"anchor_epochs": 1},
         training={"lr": 2e-4},  # steps that no rounding turns into another run
         env_runners={"weight_transfer": "gloo"},
     )
@@ -55,6 +56,19 @@ def algo(small_world, tiny_model, tmp_path_factory, ray_cluster):
         yield algo
     finally:
         algo.stop()
+
+
+def test_learners_start_while_the_env_runners_do(algo):
+    runners, learners = (
+        [
+            actor["StartTime"]
+            for actor in ray._private.state.actors().values()
+            if actor["ActorClassName"].endswith(kind) and actor["State"] == "ALIVE"
+        ]
+        for kind in ("VLLMEnvRunner", "_WrappedExecutable")
+    )
+    assert len(runners) == len(learners) == 2
+    assert max(learners) < min(runners)  # a runner is alive when its engine is up
 
 
 def test_broadcast_weights_are_exact_also_after_a_runner_was_lost_in_the_middle(

@@ -28,7 +28,7 @@ def test_a_runner_that_can_not_start_ends_the_wait_with_its_cause(
         .resolve()
     )
     with pytest.raises(STARecError, match=r"(?s)an env runner could not start.*max_model_len"):
-        config.build_algo()
+        config.build_algo()  # whose learner starts meanwhile
     start = time.monotonic()
     with (
         evaluation_session(config) as session,
@@ -37,6 +37,13 @@ def test_a_runner_that_can_not_start_ends_the_wait_with_its_cause(
         session.models.load_model(str(tiny_model))
         session.models.sample([], rollouts=1, temperature=0.0, seed=0)
     assert time.monotonic() - start < config.start_timeout_s / 5
+    while [actor for actor in ray._private.state.actors().values() if is_learner(actor)]:
+        assert time.monotonic() - start < config.start_timeout_s / 5
+        time.sleep(0.2)
+
+
+def is_learner(actor: dict) -> bool:
+    return actor["ActorClassName"].endswith("_WrappedExecutable") and actor["State"] != "DEAD"
 
 
 class Sleeper:
