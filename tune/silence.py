@@ -15,6 +15,7 @@ from starec_ray.failures import MOST_RELAPSES
 from starec_ray.placement import shortage
 
 LOOKS_S = 1.0  # apart
+STANDSTILL_S = 5.0  # Tune's steps take a tenth of a second, or the time of what they wait for
 
 
 def longest_start_s(config: Any) -> float:
@@ -33,9 +34,9 @@ class Silence(tune.Callback):
     """Ends a trial that runs and reports nothing any more; the others go on. Where none runs and
     none can start, it ends the sweep.
 
-    A trial's own deadlines tell more, and come before: this is for one whose process hangs. It is
-    looked for by a thread of its own, for a scheduler that copies trials waits for the checkpoint
-    of one of them, and all of Tune with it.
+    A trial's own deadlines tell more, and come before: this is for one whose process hangs. A
+    scheduler that copies trials waits for the checkpoint of one of them, and all of Tune with it:
+    that one is ended by a thread of this, and of the others nothing counts as silence meanwhile.
 
     Args:
         silence_s: longest time between a start, an iteration and a checkpoint of a trial.
@@ -49,28 +50,34 @@ class Silence(tune.Callback):
         self._silence_s = silence_s
         self._start_s = start_s
         self._bundles = bundles
-        self._heard: dict[str, float] = {}  # trial → when
-        self._moved = 0.0  # any of them
-        self._trials: Sequence[Trial] = ()
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
-        self._moved = time.monotonic()
+        self._heard: dict[str, float] = {}  # trial → when
+        self._moved = self._begun = time.monotonic()  # any of them; Tune's step
+        self._trials: Sequence[Trial] = ()
         self._over = threading.Event()
-        threading.Thread(target=self._watch, name="silence", daemon=True).start()
+        threading.Thread(target=self._watch_saves, name="silence", daemon=True).start()
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._begun, self._trials = time.monotonic(), trials
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """
         Raises:
             DeadlineError: none runs and none can start; says what the cluster lacks.
         """
-        now, self._trials = time.monotonic(), trials
+        now = time.monotonic()
+        if (stood := now - self._begun) > STANDSTILL_S:  # and heard nobody
+            self._heard = {trial: heard + stood for trial, heard in self._heard.items()}
+            self._moved += stood
         for trial in trials:
             if trial.status == Trial.RUNNING:
                 self._moved = now
-                self._heard.setdefault(trial.trial_id, now)
+                if now - self._heard.setdefault(trial.trial_id, now) > self._silence_s:
+                    self._heard[trial.trial_id] = now
+                    _end(trial, self._silence_s)
         waiting = [trial.trial_id for trial in trials if trial.status == Trial.PENDING]
         if waiting and now - self._moved > self._start_s:
-            self._over.set()
             raise DeadlineError(
                 f"no trial was up within {self._start_s:g} s; waiting or starting: "
                 f"{', '.join(waiting)}. For one of them: {shortage(self._bundles)}. Make room, or "
@@ -92,14 +99,20 @@ class Silence(tune.Callback):
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._over.set()
 
-    def _watch(self) -> None:
+    def _watch_saves(self) -> None:
+        """Ends trials that hang in a checkpoint for which Tune stands still."""
         while not self._over.wait(LOOKS_S):
-            now = time.monotonic()
-            for trial in self._trials:
-                silent = now - self._heard.get(trial.trial_id, now) > self._silence_s
-                if silent and trial.status == Trial.RUNNING:
-                    self._heard[trial.trial_id] = now
-                    _end(trial, self._silence_s)
+            if time.monotonic() - self._begun > self._silence_s:
+                for trial in self._trials:
+                    if _is_saving(trial):
+                        _end(trial, self._silence_s)
+
+
+def _is_saving(trial: Trial) -> bool:
+    """Whether a checkpoint that a scheduler asked of it isn't there yet."""
+    saving: Any = trial.temporary_state.saving_to
+    future = getattr(saving, "future", None)
+    return bool(future) and not ray.wait([future], timeout=0)[0]
 
 
 def _end(trial: Trial, silence_s: float) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from ray import tune
+from ray.train._internal.session import _FutureTrainingResult
 
 from starec_ray.errors import DeadlineError
 from tests.tiny_recipe import tiny_recipe
@@ -14,6 +15,9 @@ from tune.silence import Silence, longest_silence_s, longest_start_s
 from tune.space import Space, SweepSettings
 
 PLACE = {"CPU": 1}
+SILENCE_S = 10.0
+STEPS = 3
+BEST = 2
 NOWHERE = {"CPU": 1, "a resource of no node": 2}
 
 
@@ -38,24 +42,27 @@ def run(folder: Path, takes: dict, **deadlines: float) -> tune.ResultGrid:
 def test_a_trial_that_reports_nothing_any_more_is_ended_and_the_others_go_on(
     ray_cluster, tmp_path, capsys
 ):
-    hung, whole = run(tmp_path, PLACE, silence_s=5.0, start_s=300.0)
+    hung, whole = run(tmp_path, PLACE, silence_s=SILENCE_S, start_s=300.0)
     assert hung.error and hung.metrics["step"] == 1
     assert not whole.error and whole.metrics["step"] == 2
     told = capsys.readouterr().err
-    assert "_00000 was ended: it reported nothing for 5 s" in told and "_00001" not in told
+    assert "_00000 was ended: it reported nothing for 10 s" in told and "_00001" not in told
 
 
 class HangsInItsCheckpoint(tune.Trainable):
-    """Of two trials the better one, which the other is to copy, doesn't come out of its save."""
+    """The best of some trials, which the worst is to copy, doesn't come out of its save."""
 
     def setup(self, config: dict) -> None:
-        self.better = config["better"]
+        self.score, self.saving = config["score"], Path(config["folder"]) / "saving"
 
     def step(self) -> dict:
-        return {"score": self.better, tune.result.DONE: self.iteration == 3}
+        while self.score != BEST and self.iteration and not self.saving.exists():
+            time.sleep(0.1)
+        return {"score": self.score, tune.result.DONE: self.iteration == STEPS - 1}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        if self.better:
+        if self.score == BEST:
+            self.saving.touch()
             time.sleep(600)
         (Path(checkpoint_dir) / "nothing").touch()
 
@@ -63,23 +70,42 @@ class HangsInItsCheckpoint(tune.Trainable):
 
 
 @pytest.mark.engine
-def test_a_trial_that_hangs_in_what_a_population_waits_for_is_ended_too(ray_cluster, tmp_path):
+def test_of_a_population_that_waits_for_a_checkpoint_the_trial_that_hangs_in_it_is_ended_alone(
+    ray_cluster, tmp_path, capsys, monkeypatch
+):
+    waits: list[float] = []
+    resolve = _FutureTrainingResult.resolve
+
+    def timed(self: _FutureTrainingResult, block: bool = True) -> object:
+        start = time.monotonic()
+        try:
+            return resolve(self, block)
+        finally:
+            waits.append(time.monotonic() - start)
+
+    monkeypatch.setattr(_FutureTrainingResult, "resolve", timed)
     population = tune.schedulers.PopulationBasedTraining(
-        perturbation_interval=1, hyperparam_mutations={"lr": [1, 2]}, quantile_fraction=0.5
+        time_attr="training_iteration",
+        perturbation_interval=1,
+        hyperparam_mutations={"lr": [1, 2]},
+        quantile_fraction=0.34,
     )
     tuner = tune.Tuner(
         tune.with_resources(HangsInItsCheckpoint, PLACE),
-        param_space={"better": tune.grid_search([0, 1]), "lr": 1},
+        param_space={"score": tune.grid_search([0, 1, BEST]), "lr": 1, "folder": str(tmp_path)},
         tune_config=tune.TuneConfig(scheduler=population, metric="score", mode="max"),
         run_config=tune.RunConfig(
             storage_path=str(tmp_path),
-            callbacks=[Silence(silence_s=5.0, start_s=300.0, bundles=[PLACE])],
+            callbacks=[Silence(silence_s=SILENCE_S, start_s=300.0, bundles=[PLACE])],
             verbose=0,
         ),
     )
-    worse, hung = tuner.fit()
-    assert hung.error
-    assert not worse.error and worse.metrics["training_iteration"] == 4
+    worst, bystander, hung = tuner.fit()
+    assert max(waits) > SILENCE_S - 1
+    told = capsys.readouterr().err
+    assert hung.error and told.count("was ended") == 1 and "_00002 was ended" in told
+    for trial in (worst, bystander):
+        assert not trial.error and trial.metrics["training_iteration"] >= STEPS
 
 
 @pytest.mark.engine
