@@ -83,13 +83,7 @@ class LearnerCalls:
             LearnersLostError: it didn't start, or not in time; nothing of it is left.
         """
         old = self.group
-        place = old._backend_executor._placement_group
-        for worker in old._workers or []:
-            ray.kill(worker)
-        with contextlib.suppress(RayError):  # of those that are gone
-            old.shutdown()
-        if place:  # a shutdown that was cut off leaves it taken
-            remove_placement_group(place)
+        end_learners(old)
         try:
             config = old.config.copy()
             self.group = config.build_learner_group(rl_module_spec=old._module_spec)
@@ -126,6 +120,17 @@ class LearnerCalls:
         self._lost.add(rank)
         self.failures.lost("learner", rank, message)
         raise LearnersLostError(message) from cause
+
+
+def end_learners(group: LearnerGroup) -> None:
+    """Ends what is left of a remote group, and gives back its place."""
+    place = group._backend_executor._placement_group
+    for worker in group._workers or []:
+        ray.kill(worker)
+    with contextlib.suppress(RayError):  # of those that are gone
+        group.shutdown()
+    if place:  # a shutdown that was cut off leaves it taken
+        remove_placement_group(place)
 
 
 def _wait(refs: list[Any], timeout_s: float) -> tuple[dict[int, Exception], list[int]]:

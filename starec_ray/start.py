@@ -99,20 +99,24 @@ class StartDeadline:
         return {i: a for i, a in self._actors().items() if i not in self._before}
 
     def _actors(self) -> dict[str, dict[str, Any]]:
-        """Those of the class that this process started and that are not dead, by id."""
-        own = _address()
-        return {
-            actor_id: actor
-            for actor_id, actor in ray._private.state.actors().items()
-            if actor["ActorClassName"].rpartition(".")[2] == self._class_name
-            and actor["State"] != "DEAD"
-            and (actor["OwnerAddress"]["IPAddress"], actor["OwnerAddress"]["Port"]) == own
-        }
+        return own_actors(self._class_name)
 
     def _end(self, actors: Mapping[str, Any]) -> None:
         for actor_id in actors:
             with contextlib.suppress(RayError, ValueError):  # it ended by itself
                 _core().kill_actor(ray.ActorID.from_hex(actor_id), True)
+
+
+def own_actors(class_name: str) -> dict[str, dict[str, Any]]:
+    """Ray's entries for those of a class that this process started and that are not dead, by id."""
+    own = _address()
+    return {
+        actor_id: actor
+        for actor_id, actor in ray._private.state.actors().items()
+        if actor["ActorClassName"].rpartition(".")[2] == class_name
+        and actor["State"] != "DEAD"
+        and (actor["OwnerAddress"]["IPAddress"], actor["OwnerAddress"]["Port"]) == own
+    }
 
 
 def _without_a_place(actors: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
