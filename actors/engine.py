@@ -9,7 +9,7 @@ import torch
 
 from actors.weight_transfer.base import Ticket
 from starec_ray.errors import STARecError
-from starec_ray.host_memory import keep_few_kernels
+from starec_ray.host_memory import keep_few_kernels, lasting
 
 REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`
 
@@ -26,7 +26,7 @@ def start_engine(config: Any) -> Any:
     if not on_gpu:
         threads = str(max(1, int(config.num_cpus_per_env_runner) // config.tensor_parallel_size))
         # Ray gives actors one thread; vLLM would pin its own to the same first cores in every
-        # actor of a machine. All are read when vLLM is imported.
+        # actor of a machine. Both are read when vLLM is imported.
         os.environ["OMP_NUM_THREADS"] = threads
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over kv_cache_gib
@@ -41,8 +41,9 @@ def start_engine(config: Any) -> Any:
         # RLlib asks for deterministic algorithms, with which torch would fill every new tensor;
         # vLLM's are so without.
         torch.use_deterministic_algorithms(False)
-    from vllm import LLM
-    from vllm.config import WeightTransferConfig
+    with lasting():
+        from vllm import LLM
+        from vllm.config import WeightTransferConfig
 
     return LLM(
         config.model_path,

@@ -202,7 +202,7 @@ class STARecConfig(OwnSections):
         """Sets the vLLM env runners.
 
         Args:
-            kv_cache_gib: memory of the KV cache on a CPU, in GiB.
+            kv_cache_gib: memory of the KV cache on a CPU, in GiB, of each of an engine's processes.
             gpu_memory_utilization: vLLM's share of a GPU's memory.
             tensor_parallel_size: GPUs that one engine spans; without GPUs, processes.
             max_num_seqs: sequences decoded at once.

@@ -1,8 +1,11 @@
-"""How a process on a CPU gets its memory."""
+"""How a process gets its memory, and what of it is searched for garbage."""
 
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -33,3 +36,18 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_TOP_PAD, TOP_PAD_BYTES)
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """What the block imports is here to stay: it isn't searched for garbage, now or later.
+
+    Python would search it again and again while a large library is imported, and vLLM has all of
+    it searched five times more as an engine starts: a seventh of the time until it is up.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
