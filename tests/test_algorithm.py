@@ -1,4 +1,4 @@
-"""Env runners that are lost, on the real engines: between iterations, and amid a broadcast."""
+"""The algorithm from Python, on real engines: it learns, and outlives env runners that are lost."""
 
 import os
 import signal
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.engine
 
 TASKS = [RankTask(f"u{user}/0", "Likes Alpha.") for user in range(4)]
 LIMIT_S = 240.0
+ITERATIONS = 8
 
 
 def sampled_by_both(runners: RunnerPool, seed: int) -> pa.Table:
@@ -36,7 +37,7 @@ def sampled_by_both(runners: RunnerPool, seed: int) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def algo(small_world, tiny_model, tmp_path_factory, ray_cluster):
-    """Two learners that broadcast to two env runners, after stage one."""
+    """Two ZeRO-3 learners that broadcast to two env runners, after stage one."""
     agent = Agent.from_config(
         tiny_recipe(small_world, tiny_model, None).config, dataset(small_world)
     )
@@ -45,8 +46,10 @@ def algo(small_world, tiny_model, tmp_path_factory, ray_cluster):
         small_world,
         tiny_model,
         traces,
-        anchor={"anchor_epochs": 1},
-        training={"lr": 2e-4},  # steps that no rounding turns into another run
+        model={"constrained_decoding": True},
+        # Then steps that no rounding turns into another run.
+        training={"lr": [[0, 2e-3], [ITERATIONS, 2e-3], [ITERATIONS + 1, 2e-4]]},
+        learners={"zero_stage": 3},
         env_runners={"weight_transfer": "gloo"},
     )
     algo = recipe.config.resolve().build_algo()
@@ -59,16 +62,24 @@ def algo(small_world, tiny_model, tmp_path_factory, ray_cluster):
 
 
 def test_learners_start_while_the_env_runners_do(algo):
-    runners, learners = (
-        [
-            actor["StartTime"]
-            for actor in ray._private.state.actors().values()
-            if actor["ActorClassName"].endswith(kind) and actor["State"] == "ALIVE"
-        ]
-        for kind in ("VLLMEnvRunner", "_WrappedExecutable")
-    )
-    assert len(runners) == len(learners) == 2
-    assert max(learners) < min(runners)  # a runner is alive when its engine is up
+    actors = [
+        *algo.env_runner_group._worker_manager.actors().values(),
+        *algo.learner_group._workers,
+    ]
+    times = [ray._private.state.actors(a._actor_id.hex())["StartTime"] for a in actors]
+    assert max(times[2:]) < min(times[:2])  # an env runner's is when its engine is up
+
+
+def test_the_reward_rises_over_that_of_the_anchored_policy(algo):
+    lines = []
+    for _ in range(ITERATIONS):
+        algo.train()
+        lines.append(algo.report)
+    assert lines[-1]["rank/reward"] > lines[0]["rank/reward"] + 0.1
+    for line in lines:
+        assert line["stage"] == "reinforce" and line["rank/malformed"] == 0
+        assert line["ratio_mean"] == pytest.approx(1.0, abs=0.05)
+    assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > lines[0]["rank/reward"]
 
 
 def test_broadcast_weights_are_exact_also_after_a_runner_was_lost_in_the_middle(
@@ -123,11 +134,10 @@ def test_a_killed_runner_comes_back_and_a_saved_run_goes_on(algo, tmp_path, monk
     uninterrupted = algo.report
     algo.restore_from_path(saved)
     assert algo.learners("nll", algo.anchor_data.train) == weights
-    assert algo.iterations_done == 2
+    assert algo.iterations_done == ITERATIONS + 2
     algo.train()
     for key in ("rank/reward", "reflect/reward", "loss", "kl", "grad_norm", "lr"):
         assert algo.report[key] == pytest.approx(uninterrupted[key], rel=1e-3), key
-    assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > 0
 
 
 def test_a_runner_that_hangs_and_whose_restart_fails_is_made_anew(

@@ -56,4 +56,3 @@ def main(model: Path, disk: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
-    print("done")

@@ -1,0 +1,23 @@
+"""What a process doesn't import: seconds of its start, and the floors of the house."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        ("starec_ray.data.prepare, starec_ray.agent.agent, starec_ray.metrics", "ray, torch, vllm"),
+        ("actors.reward_actor", "ray, torch, transformers"),
+        ("starec_ray.cli", "ray, torch"),
+        ("starec_ray.recipe, starec_ray.algorithm", "learners.learner, transformers, vllm"),
+    ],
+)
+def test_a_process_starts_without(modules, without):
+    program = (
+        f"import sys, {modules}\nassert not {set(without.split(', '))!r} & sys.modules.keys(), "
+        "sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
