@@ -4,7 +4,8 @@ resident memory of each.
     python -m benchmarks.startup --json
 
 With the tiny model, so that it is the price of the libraries and not of weights. "import" is the
-driver's, of all that reads a recipe and builds an algorithm; "build" is `build_algo`.
+driver's, of all that reads a recipe and builds an algorithm; "build" is `build_algo`,
+until the reward actors answer too.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 from rich.console import Console
 from rich.table import Table
 
@@ -58,6 +60,7 @@ def measure(folder: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     algo = recipe.config.resolve().build_algo()
     try:
+        ray.get([actor.ping.remote() for actor in algo.reward_group.actors], timeout=60)
         seconds = time.perf_counter() - begin
         return {"import": imported, "build": seconds, "actors": started()}
     finally:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from starec_ray.errors import ConfigError
-from starec_ray.host_memory import keep_few_kernels, keep_freed_memory, lasting
+from starec_ray.host_memory import keep_few_kernels, keep_freed_memory
 
 CPU_BUCKET = 2**24  # gradient elements that learners sum at once
 
@@ -80,8 +80,7 @@ def prepare_process(*, num_cpus: int, use_gpu: bool) -> torch.device:
     os.environ["LOCAL_RANK"] = "0" if alone else os.environ.get("LOCAL_RANK", "0")
     os.environ.setdefault("LOCAL_SIZE", "1")
 
-    with lasting():
-        import deepspeed
+    import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # No operator is needed that DeepSpeed would compile on first use, for a minute: above all not
