@@ -10,6 +10,7 @@ import torch
 from actors.weight_transfer.base import Ticket
 from starec_ray.errors import STARecError
 from starec_ray.host_memory import keep_few_kernels, lasting
+from starec_ray.sizing import GIB
 
 REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`
 
@@ -35,7 +36,7 @@ def start_engine(config: Any) -> Any:
         settings = {
             "enforce_eager": not config.compile_engine,
             "block_size": 32,
-            "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
+            "kv_cache_memory_bytes": int(config.kv_cache_gib * GIB),
         }
         torch.set_num_threads(int(threads))
         # RLlib asks for deterministic algorithms, with which torch would fill every new tensor;

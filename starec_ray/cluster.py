@@ -37,7 +37,7 @@ def start_ray(settings: dict[str, Any]) -> None:
         cluster: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
     else:
         # Ray's processes inherit them. With a runtime environment no actor could start in one of
-        # the processes that wait for actors, which saves a second each.
+        # the processes that wait for actors.
         os.environ.update(variables)
         # "local": else Ray joins whatever was started last on this machine.
         cluster = {"address": "local", "include_dashboard": False, **settings}

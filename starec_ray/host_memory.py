@@ -43,7 +43,7 @@ def lasting() -> Iterator[None]:
     """What the block imports is here to stay: it isn't searched for garbage, now or later.
 
     Python would search it again and again while a large library is imported, and vLLM has all of
-    it searched five times more as an engine starts: some four seconds of 28.
+    it searched five times more as an engine starts.
     """
     gc.disable()
     try:

@@ -117,7 +117,7 @@ def test_what_the_doctor_finds_ends_a_job_before_it_starts_anything(nodes, recip
 
 
 def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_finished(
-    nodes, recipe_file, tmp_path
+    nodes, recipe_file, small_world, tmp_path
 ):
     recipe = recipe_file(
         env_runners={"num_env_runners": 1, **ON_WORKERS},
@@ -126,9 +126,13 @@ def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_fini
         run={"iterations": 1},
     )
     space = tmp_path / "space.yaml"
-    fields = {"training.clip_high": {"grid": [0.2, 0.3]}}
-    # One at a time: the second has just begun when the first is finished.
-    settings = {"num_samples": 1, "scheduler": "none", "max_concurrent": 1}
+    moved = str(tmp_path / "moved")  # the trials with it fail
+    fields = {
+        # By name it comes first, so that it varies first: the whole ones begin together.
+        "training.clip_high": {"grid": [0.2, 0.3]},
+        "data.path": {"grid": [str(small_world), moved]},
+    }
+    settings = {"num_samples": 1, "scheduler": "none", "max_concurrent": 2}
     space.write_text(yaml.safe_dump({"sweep": settings, "space": fields}))
     out = tmp_path / "sweep"
     sweep = ("tune", recipe, "--space", space, "--out", out)
@@ -140,7 +144,6 @@ def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_fini
         time.sleep(0.1)
     kill_driver_of(out)
     assert job.end() == 1
-    assert len(finished) == 1
     results = {name: (out / TRIALS / name / "result.json").read_bytes() for name in finished}
 
     loaded = load_recipe(recipe)
@@ -152,10 +155,16 @@ def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_fini
     for name, result in results.items():
         assert (out / TRIALS / name / "result.json").read_bytes() == result
     table = list(csv.DictReader((out / "trials.csv").open()))
-    assert [bool(trial["ndcg@10"]) for trial in table] == [True, True]
+    for trial in table:
+        whole = trial["data.path"] == str(small_world)
+        assert bool(trial["ndcg@10"]) == whole
+        assert ("isn't a prepared data folder" in trial["failed"]) != whole
+    assert len(table) == 4
     best = build(yaml.safe_load((out / "best.yaml").read_text()))
-    assert best.config.clip_high in (0.2, 0.3)
+    assert best.config.data_path == str(small_world)
     assert (out / "best_model" / "model.safetensors").exists()
+    placed = {actor.node_id for actor in nodes.actors("VLLMEnvRunner") if actor.node_id}
+    assert len(placed) == 2
 
 
 def finished_trials(sweep: Path) -> list[str]:
