@@ -54,9 +54,12 @@ def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
 
 
 def runner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
-    """Weights and KV cache of one env runner's engine, on each of its devices."""
-    weights = parameters * bytes_each / config.tensor_parallel_size
-    return weights + (0 if config.num_gpus_per_env_runner else config.kv_cache_gib * GIB)
+    """Of an env runner's engine: the weights on each of its GPUs; without GPUs the weights and
+    KV caches of all its processes."""
+    weights, parts = parameters * bytes_each, config.tensor_parallel_size
+    if config.num_gpus_per_env_runner:
+        return weights / parts
+    return weights + parts * config.kv_cache_gib * GIB
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """Processes that a test has stopped and somebody else is to end."""
 
-import time
-
 import psutil
+
+from tests.waiting import wait_until
 
 TIMEOUT_S = 30.0  # Ray asks it to end first, twice
 
 
 def wait_until_gone(pid: int) -> None:
     """Fails if the process is still there after a while."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"process {pid} is {psutil.Process(pid).status()}"
-        time.sleep(0.2)
+    wait_until(lambda: _gone(pid), TIMEOUT_S, f"process {pid} is still there")
+
+
+def _gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

@@ -14,8 +14,14 @@ from starec_ray.errors import DeadlineError, STARecError
 from starec_ray.evaluation.session import evaluation_session
 from starec_ray.failures import Failures
 from starec_ray.sampling import RunnerPool
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.actors
+
+
+def all_places_given_back() -> bool:
+    """Ray removes them some time after it was told to."""
+    return {place["state"] for place in placement_group_table().values()} == {"REMOVED"}
 
 
 def test_a_runner_that_can_not_start_ends_the_wait_with_its_cause(
@@ -37,7 +43,7 @@ def test_a_runner_that_can_not_start_ends_the_wait_with_its_cause(
         if actor_id not in before and actor["ActorClassName"].endswith("_WrappedExecutable")
     ]  # it started meanwhile
     assert learner["State"] == "DEAD"
-    assert {place["state"] for place in placement_group_table().values()} == {"REMOVED"}
+    wait_until(all_places_given_back, 30.0, "a placement group is left")
     start = time.monotonic()
     with (
         evaluation_session(config) as session,

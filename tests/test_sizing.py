@@ -1,6 +1,7 @@
 """The tables of docs/cluster.md are those that the program computes, and the sums are right."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,14 @@ def test_weights_states_and_cache_of_7b_add_up_by_hand():
     assert learner(SEVEN).gpus == 4
     assert learner(SEVEN).state_bytes == pytest.approx(18 * 7.62e9 / 4)
     assert engine(SEVEN).weight_bytes + engine(SEVEN).kv_bytes == pytest.approx(0.85 * 80e9)
+
+
+def test_an_engine_on_cpus_is_all_its_processes_and_one_on_gpus_the_share_of_each():
+    parts = {"tensor_parallel_size": 2, "kv_cache_gib": 0.5}
+    on_cpus = SimpleNamespace(**parts, num_gpus_per_env_runner=0)
+    assert sizing.runner_bytes(10**9, 4, on_cpus) == 4e9 + 2 * 0.5 * 2**30
+    on_gpus = SimpleNamespace(**parts, num_gpus_per_env_runner=2)
+    assert sizing.runner_bytes(10**9, 4, on_gpus) == 2e9
 
 
 def test_decoding_alone_is_bound_by_reading_the_weights():

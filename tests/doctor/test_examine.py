@@ -7,7 +7,7 @@ import pytest
 from starec_ray.doctor.examine import examine
 from tests.tiny_recipe import tiny_recipe
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.actors
 
 
 def findings(recipe, storage, *, may_grow):

@@ -18,7 +18,7 @@ from tests.learners.samples import (
     weights_of,
 )
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.actors
 
 
 @pytest.fixture(scope="module")
