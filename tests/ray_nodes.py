@@ -100,8 +100,7 @@ def ray_nodes(*resources: str) -> Iterator[RayNodes]:
                 place = Path(folder) / str(number)  # short: sockets lie in it
                 node = _start(place, own, head if number == 1 else join)
                 cluster.nodes.append(node)
-            for node in cluster.nodes:
-                _wait_for(node)
+                _wait_for(node)  # Ray gives each 30 s, on however busy a machine
             yield cluster
         finally:
             for node in reversed(cluster.nodes):
