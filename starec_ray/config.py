@@ -16,6 +16,7 @@ from learners.module import PlaceholderModule
 from starec_ray.beside import LearnersBeside
 from starec_ray.config_checks import check_fields
 from starec_ray.config_sections import OwnSections
+from starec_ray.engine_limits import check_engine
 from starec_ray.errors import ConfigError
 from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
 from starec_ray.placement import learner_bundles, learners_together
@@ -388,7 +389,8 @@ class STARecConfig(OwnSections):
         Sets `model_path` and `dtype`.
 
         Raises:
-            ConfigError: if the model or the data can't be found.
+            ConfigError: if the model or the data can't be found, or no engine could hold the model
+                with the window and the cache that are asked for.
         """
         self.check_inputs()
         # Actors may have other working folders.
@@ -400,6 +402,7 @@ class STARecConfig(OwnSections):
         check_chat_template(self.model_path)
         on_gpu = self.num_gpus_per_learner > 0 or self.num_gpus_per_env_runner > 0
         self.dtype = resolve_dtype(self.dtype, on_gpu)
+        check_engine(self, self.model_path, self.dtype)
         return self
 
     def input_hashes(self) -> dict[str, str]:

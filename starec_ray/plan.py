@@ -1,5 +1,6 @@
 """What a run would start and need, without starting it (`starec train … --dry-run`)."""
 
+import contextlib
 import math
 import re
 from typing import Any
@@ -9,9 +10,10 @@ from rich.table import Table
 
 from starec_ray.agent.agent import Agent
 from starec_ray.data.dataset import Dataset
+from starec_ray.engine_limits import check_engine
 from starec_ray.errors import DataError
 from starec_ray.evaluation.evaluate import check_cases
-from starec_ray.models import EMBEDDED, resolve_dtype
+from starec_ray.models import EMBEDDED, resolve_dtype, resolve_model
 from starec_ray.recipe import Recipe
 from starec_ray.sizing import GIB, learner_bytes, runner_bytes
 from starec_ray.traces import read_traces, trace_files
@@ -35,6 +37,8 @@ def print_plan(recipe: Recipe, console: Console) -> None:
     parameters, origin = count_parameters(config.model_name)
     on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
     dtype = resolve_dtype(config.dtype, on_gpu)
+    with contextlib.suppress(OSError):  # then vLLM tells
+        check_engine(config, resolve_model(config.model_name), dtype)
     console.print(
         f"data:   {config.data_path}: {len(dataset.items)} items, "
         + ", ".join(
@@ -78,8 +82,6 @@ def count_parameters(name: str) -> tuple[int, str]:
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from starec_ray.models import resolve_model
 
     folder = resolve_model(name)
     try:
