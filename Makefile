@@ -16,8 +16,8 @@ sweep-demo: setup  ## a sweep of short trials with a tiny model, into runs/sweep
 	.venv/bin/starec tune recipes/sweep-demo.yaml --space recipes/spaces/sweep-demo.yaml \
 		--out runs/sweep-demo
 
-test: setup  ## all tests, on the real engines; those that start no actors beside the others
-	.venv/bin/python -m pytest -n 2 --dist loadgroup
+test: setup  ## all tests, on the real engines
+	.venv/bin/python -m pytest
 
 check: setup  ## format, lint, types
 	.venv/bin/ruff format --check .

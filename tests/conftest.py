@@ -42,14 +42,6 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items) -> None:
-    """Of tests that run side by side, those that start actors follow each other."""
-    for item in items:
-        if item.get_closest_marker("actors"):
-            item.add_marker(pytest.mark.xdist_group("actors"))
-
-
 def pytest_terminal_summary(terminalreporter) -> None:
     tried: Counter[str] = Counter()
     refused: Counter[str] = Counter()

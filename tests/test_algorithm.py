@@ -19,7 +19,7 @@ from tests.small_world import dataset, write_random_traces
 from tests.tiny_recipe import tiny_recipe
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 TASKS = [RankTask(f"u{user}/0", "Likes Alpha.") for user in range(4)]
 LIMIT_S = 240.0

@@ -20,7 +20,7 @@ from tests.exact_logprobs import reply_logprobs
 from tests.small_world import dataset, write_random_traces
 from tests.tiny_recipe import tiny_recipe
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 ITERATIONS = 4
 

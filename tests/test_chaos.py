@@ -11,7 +11,7 @@ from starec_ray.data.dataset import Dataset
 from starec_ray.run_dir import RunDir
 from tests.tiny_recipe import tiny_recipe
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 CASES = 4
 

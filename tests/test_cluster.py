@@ -14,7 +14,7 @@ from starec_ray.errors import ConfigError
 from starec_ray.placement import actor_bundles, total
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_actors_that_can_never_be_placed_are_refused_with_what_is_wanted_and_there(ray_cluster):
     config = (
         STARecConfig()
@@ -32,7 +32,7 @@ def told(capsys) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_a_cluster_that_was_joined_may_grow(ray_cluster, monkeypatch, capsys):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     check_resources([{"GPU": 4}] * 2, "add nodes")

@@ -23,7 +23,7 @@ from starec_ray.train import train
 from tests.small_world import dataset, write_random_traces, write_small_world
 from tests.tiny_recipe import tiny_recipe
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 # Of every iteration, beside what the tests look into.
 MEASURED = {

@@ -16,7 +16,7 @@ from starec_ray.failures import Failures
 from starec_ray.sampling import RunnerPool
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 
 def all_places_given_back() -> bool:

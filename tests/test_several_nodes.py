@@ -28,7 +28,7 @@ from tune.space import load_space
 from tune.sweep import TRIALS
 from tune.sweep import sweep as run_sweep
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 STAREC = [sys.executable, "-c", "from starec_ray.cli import main; main()"]
 LIMIT_S = 400.0

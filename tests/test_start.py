@@ -19,7 +19,7 @@ from starec_ray.learner_calls import LearnerCalls, LearnersLostError
 from starec_ray.start import StartDeadline
 from tests.tiny_recipe import tiny_recipe
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 SLEEP_S = 300.0
 

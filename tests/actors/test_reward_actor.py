@@ -74,7 +74,7 @@ def pid_of(actor) -> int:
     return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=60)
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_a_request_is_shared_out_and_comes_back_in_order(small_world, group_of):
     group = group_of(small_world, 3)
     cases = [f"u{i}/{i % 2}" for i in range(20)]
@@ -83,7 +83,7 @@ def test_a_request_is_shared_out_and_comes_back_in_order(small_world, group_of):
         group.score(rankings(["nobody/7"]))
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 @pytest.mark.parametrize("num_actors", [1, 2])
 def test_the_share_of_a_killed_actor_is_scored_all_the_same(small_world, group_of, num_actors):
     group = group_of(small_world, num_actors)
@@ -92,7 +92,7 @@ def test_the_share_of_a_killed_actor_is_scored_all_the_same(small_world, group_o
     assert group.score(rankings(cases))["case_id"].to_pylist() == cases
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_an_actor_that_hangs_is_ended_and_its_share_scored_all_the_same(small_world, group_of):
     events: list[FailureEvent] = []
     group = group_of(small_world, 2, tell=events.append)
@@ -114,7 +114,7 @@ def test_an_actor_that_hangs_is_ended_and_its_share_scored_all_the_same(small_wo
     assert (back.kind, back.number) == ("reward_actor", 0) and back.seconds > 0
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_what_hangs_a_second_time_ends_the_run_with_the_actor_named(
     small_world, group_of, monkeypatch
 ):
@@ -138,7 +138,7 @@ def test_what_hangs_a_second_time_ends_the_run_with_the_actor_named(
         group.score(rankings(["u0/0"]))
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_the_share_of_an_actor_that_is_gone_for_good_goes_to_another(small_world, group_of):
     group = group_of(small_world, 2)
     cases = [f"u{i}/0" for i in range(6)]
@@ -146,7 +146,7 @@ def test_the_share_of_an_actor_that_is_gone_for_good_goes_to_another(small_world
     assert group.score(rankings(cases))["case_id"].to_pylist() == cases
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_a_group_without_an_actor_left_gives_up_at_its_deadline(small_world, group_of):
     group = group_of(small_world, 1, timeout_s=3.0)
     ray.kill(group.actors[0])
@@ -156,7 +156,7 @@ def test_a_group_without_an_actor_left_gives_up_at_its_deadline(small_world, gro
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_an_actor_that_cannot_start_says_why_at_once(tmp_path, group_of):
     group = group_of(tmp_path, 1)
     with pytest.raises(DeadlineError, match="can't start"):

@@ -7,7 +7,7 @@ import pytest
 from starec_ray.doctor.examine import examine
 from tests.tiny_recipe import tiny_recipe
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 
 def findings(recipe, storage, *, may_grow):

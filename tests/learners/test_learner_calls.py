@@ -10,7 +10,7 @@ from starec_ray.failures import FailureEvent, Failures, TooManyFailuresError
 from starec_ray.learner_calls import LearnerCalls, LearnersLostError
 from tests.learners.samples import build_group
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 
 @pytest.fixture

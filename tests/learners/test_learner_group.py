@@ -18,7 +18,7 @@ from tests.learners.samples import (
     weights_of,
 )
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def run(folder: Path, takes: dict, **deadlines: float) -> tune.ResultGrid:
     return tuner.fit()
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_a_trial_that_reports_nothing_any_more_is_ended_and_the_others_go_on(
     ray_cluster, tmp_path, capsys
 ):
@@ -69,7 +69,7 @@ class HangsInItsCheckpoint(tune.Trainable):
     def load_checkpoint(self, checkpoint_dir: str) -> None: ...
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_of_a_population_that_waits_for_a_checkpoint_the_trial_that_hangs_in_it_is_ended_alone(
     ray_cluster, tmp_path, capsys, monkeypatch
 ):
@@ -108,7 +108,7 @@ def test_of_a_population_that_waits_for_a_checkpoint_the_trial_that_hangs_in_it_
         assert not trial.error and trial.metrics["training_iteration"] >= STEPS
 
 
-@pytest.mark.actors
+@pytest.mark.engine
 def test_trials_without_a_place_end_the_sweep_with_what_is_missing(ray_cluster, tmp_path):
     with pytest.raises(DeadlineError, match=r"_00000.* missing: a resource of no node 2.*--resume"):
         run(tmp_path, NOWHERE, silence_s=300.0, start_s=3.0)

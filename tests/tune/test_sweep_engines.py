@@ -23,7 +23,7 @@ from tune.space import Space, SweepSettings
 from tune.sweep import TRIALS, sweep
 from tune.trial import SweepTrial
 
-pytestmark = pytest.mark.actors
+pytestmark = pytest.mark.engine
 
 LIMIT_S = 120.0
 WEIGHTS = "model.safetensors"
