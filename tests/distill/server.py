@@ -63,7 +63,8 @@ def teacher_server(
     faults: Iterable[str] = (), *, reasoning: str = "inline"
 ) -> Iterator[TeacherServer]:
     server = TeacherServer(faults, reasoning=reasoning)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # Looks often whether it is to end: every test waits for that.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield server
