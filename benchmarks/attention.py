@@ -1,7 +1,8 @@
 """Attention of packed groups against SDPA under their mask, and what the CPU's products reach.
 
 Forward + backward of one layer's attention, in turns, in the processor's milliseconds of one
-thread; a shape P:G:R:N is N groups of a prompt of P tokens and G answers that add R tokens each.
+thread; a shape P:G:R:N is N groups of a prompt of P tokens and G answers that add R tokens each,
+and with P:G:R:N:O the first O of the P tokens are those of all groups.
 The rates are those of a linear layer, and of attention's two products, with SmolLM2-135M's shapes.
 
     python benchmarks/attention.py --json
@@ -18,9 +19,10 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from learners.attention import GroupSpan, attention_mask, packed_groups_attention
+from learners.attention import FamilySpan, GroupSpan, attention_mask, packed_groups_attention
+from starec_ray.host_memory import keep_freed_memory
 
-SHAPES = ["290:4:26:2", "330:8:63:1", "1200:8:79:1"]
+SHAPES = ["290:4:26:2", "290:4:26:8:85", "330:8:63:1", "1200:8:79:1"]
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 HEADS, SIZE, WIDTH, INNER, TOKENS = 9, 64, 576, 1536, 800
 
@@ -39,13 +41,16 @@ def cpu_seconds(*tasks: Callable[[], object], repeats: int) -> list[float]:
 
 def compare(shape: str, dtype: str, repeats: int) -> dict[str, object]:
     """Both ways of one shape: milliseconds of each, and how far their outputs lie apart."""
-    prompt, answers, added, groups = map(int, shape.split(":"))
-    spans, positions = [], []
-    for number in range(groups):
-        start = number * (prompt + answers * added)
-        spans.append(GroupSpan(start, prompt, (added,) * answers))
-        positions += [*range(prompt), *([*range(prompt, prompt + added)] * answers)]
-    mask = attention_mask(spans, torch.tensor(positions), None)
+    prompt, answers, added, groups, *alike = map(int, shape.split(":"))
+    opening = alike[0] if alike else 0
+    spans, positions = [], [*range(opening)]
+    for _ in range(groups):
+        spans.append(GroupSpan(len(positions), prompt - opening, (added,) * answers))
+        positions += [*range(opening, prompt), *([*range(prompt, prompt + added)] * answers)]
+    families = [FamilySpan(0, opening, tuple(spans))]
+    if not opening:
+        families = [FamilySpan(span.start, 0, (span,)) for span in spans]
+    mask = attention_mask(families, torch.tensor(positions), None)
     query, key, value = (
         torch.randn(1, HEADS, len(positions), SIZE, dtype=DTYPES[dtype], requires_grad=True)
         for _ in range(3)
@@ -57,7 +62,7 @@ def compare(shape: str, dtype: str, repeats: int) -> dict[str, object]:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
     def packed() -> torch.Tensor:
-        out, _ = packed_groups_attention(module, query, key, value, None, group_spans=spans)
+        out, _ = packed_groups_attention(module, query, key, value, None, family_spans=families)
         return out.transpose(1, 2)
 
     before, after = cpu_seconds(
@@ -89,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="P:G:R:N")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="P:G:R:N[:O]")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=5, help="after one that warms up")
     parser.add_argument("--seed", type=int, default=0)
@@ -97,6 +102,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(1)
+    keep_freed_memory()  # as learners do
     torch.manual_seed(args.seed)
     runs = [compare(shape, dtype, args.repeats) for shape in args.shapes for dtype in args.dtypes]
     gflops = [rates(dtype, args.repeats) for dtype in args.dtypes]

@@ -1,17 +1,18 @@
 """Attention over packed groups: a prompt once, its replies behind it, group after group.
 
-A token sees its group's prompt and its own reply, itself and before. On the CPU nothing that a
-mask would blank out is computed: the prompt attends to itself, the replies' queries all at once
-to the prompt's keys, and each reply causally to itself. The two parts of a reply's attention are
-joined by their log-sum-exps, and the backward pass of each part takes the joined output and
-log-sum-exp, as in ring attention (arXiv 2310.01889): exact, by kernels that know causal and full
-attention alone. For a group of P prompt and G·R reply tokens that is P²/2 + P·G·R + G·R²/2
-products, where a mask over a micro-batch of W tokens costs W². On GPUs FlexAttention skips the
-blocks that the mask leaves empty. Where a layer's window is shorter than a sequence, the CPU falls
-back to SDPA under the mask.
+Groups whose prompts begin alike are a family: their opening lies once in front of them. A token
+sees its family's opening, its group's prompt and its own reply, itself and before. On the CPU
+nothing that a mask would blank out is computed: an opening attends to itself, a prompt to the
+opening and causally to itself, the replies' queries all at once to the keys of both, and each
+reply causally to itself. The two parts are joined by their log-sum-exps, and the backward pass of
+each part takes the joined output and log-sum-exp, as in ring attention (arXiv 2310.01889): exact,
+by kernels that know causal and full attention alone. For a group of P prompt and G·R reply tokens
+that is P²/2 + P·G·R + G·R²/2 products, where a mask over a micro-batch of W tokens costs W². On
+GPUs FlexAttention skips the blocks that the mask leaves empty. Where a layer's window is shorter
+than a sequence, the CPU falls back to SDPA under the mask.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +24,17 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
+from learners.attention_kernels import (
+    attend,
+    fast_products_pay,
+    gradients,
+    gradients_by_products,
+)
 from starec_ray.errors import ConfigError
 
 PACKED_GROUPS = "packed_groups"  # the name among transformers' attention implementations
 # For the log-sum-exp of filled-up places: e^(score - this) is 0, and no infinity takes part.
 NOTHING = 1e4
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class GroupSpan:
     """Where a group lies in a micro-batch: input tokens of its prompt, then of each reply."""
 
     start: int
-    prompt: int
+    prompt: int  # without the family's opening
     replies: tuple[int, ...]  # none of them 0
 
     @property
@@ -50,8 +54,21 @@ class GroupSpan:
         return self.prompt_end + sum(self.replies)
 
 
+@dataclass(frozen=True, slots=True)
+class FamilySpan:
+    """Where a family lies: the input tokens that its prompts begin with, then its groups."""
+
+    start: int
+    opening: int  # may be 0
+    groups: tuple[GroupSpan, ...]
+
+    @property
+    def opening_end(self) -> int:
+        return self.start + self.opening
+
+
 def attention_arguments(
-    config: PreTrainedConfig, spans: Sequence[GroupSpan], positions_W: Tensor
+    config: PreTrainedConfig, spans: Sequence[FamilySpan], positions_W: Tensor
 ) -> dict[str, Any]:
     """What the base model's forward pass takes beside tokens and positions.
 
@@ -61,7 +78,7 @@ def attention_arguments(
     longest = int(positions_W.max()) + 1
     if positions_W.device.type == "cpu":
         if all(window is None or window >= longest for window in windows.values()):
-            return {"attention_mask": None, "group_spans": spans}
+            return {"attention_mask": None, "family_spans": spans}
         make: Callable[..., Tensor | BlockMask] = attention_mask
     else:
         make = block_mask
@@ -85,23 +102,28 @@ def attention_windows(config: PreTrainedConfig) -> dict[str, int | None]:
 
 
 def visibility(
-    spans: Sequence[GroupSpan], positions_W: Tensor, window: int | None
+    spans: Sequence[FamilySpan], positions_W: Tensor, window: int | None
 ) -> Callable[[Any, Any, Tensor, Tensor], Tensor]:
     """FlexAttention's mask function (batch, head, query, key) → bool for these groups.
 
     A query sees no further back than `window` positions (None: all).
     """
     device = positions_W.device
-    lengths = [length for span in spans for length in (span.prompt, *span.replies)]
-    groups = [g for g, span in enumerate(spans) for _ in range(1 + len(span.replies))]
-    replies = [r for span in spans for r in range(1 + len(span.replies))]
-    lengths_S = torch.tensor(lengths, device=device)
-    groups_W = torch.tensor(groups, device=device).repeat_interleave(lengths_S)
-    replies_W = torch.tensor(replies, device=device).repeat_interleave(lengths_S)
+    # Of each piece of the row: its length and family, group and reply, 0 where it has none.
+    pieces = []
+    for f, family in enumerate(spans):
+        pieces.append((family.opening, f, 0, 0))
+        for g, group in enumerate(family.groups, 1):
+            pieces.append((group.prompt, f, g, 0))
+            pieces += [(length, f, g, r) for r, length in enumerate(group.replies, 1)]
+    lengths_S, *places = torch.tensor(pieces, device=device).T
+    families_W, groups_W, replies_W = (each.repeat_interleave(lengths_S) for each in places)
 
     def sees(_batch: Any, _head: Any, query: Tensor, key: Tensor) -> Tensor:
-        own = (replies_W[key] == 0) | (replies_W[key] == replies_W[query])
-        visible = (groups_W[key] == groups_W[query]) & own & (key <= query)
+        of_group = (groups_W[key] == 0) | (groups_W[key] == groups_W[query])
+        of_reply = (replies_W[key] == 0) | (replies_W[key] == replies_W[query])
+        same_family = families_W[key] == families_W[query]
+        visible = same_family & of_group & of_reply & (key <= query)
         if window is not None:
             visible = visible & (positions_W[query] - positions_W[key] < window)
         return visible
@@ -109,14 +131,14 @@ def visibility(
     return sees
 
 
-def attention_mask(spans: Sequence[GroupSpan], positions_W: Tensor, window: int | None) -> Tensor:
+def attention_mask(spans: Sequence[FamilySpan], positions_W: Tensor, window: int | None) -> Tensor:
     """Who attends to whom: (1, 1, W, W) bool, True where the row's query sees the key."""
     places_W = torch.arange(len(positions_W), device=positions_W.device)
     sees = visibility(spans, positions_W, window)
     return sees(0, 0, places_W[:, None], places_W[None, :])[None, None]
 
 
-def block_mask(spans: Sequence[GroupSpan], positions_W: Tensor, window: int | None) -> BlockMask:
+def block_mask(spans: Sequence[FamilySpan], positions_W: Tensor, window: int | None) -> BlockMask:
     """The same for FlexAttention, which computes the blocks that aren't empty."""
     width = len(positions_W)
     sees = visibility(spans, positions_W, window)
@@ -131,7 +153,7 @@ def packed_groups_attention(
     attention_mask: Tensor | BlockMask | None,
     *,
     scaling: float | None = None,
-    group_spans: Sequence[GroupSpan] | None = None,
+    family_spans: Sequence[FamilySpan] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' interface of attention, out (B, W, H, D). Without spans or mask: causal."""
@@ -139,7 +161,7 @@ def packed_groups_attention(
         return flex_attention_forward(
             module, query_BHWD, key_BKWD, value_BKWD, attention_mask, scaling=scaling, **kwargs
         )
-    if group_spans is None:
+    if family_spans is None:
         return sdpa_attention_forward(
             module, query_BHWD, key_BKWD, value_BKWD, attention_mask, scaling=scaling, **kwargs
         )
@@ -147,7 +169,7 @@ def packed_groups_attention(
         scaling = query_BHWD.shape[-1] ** -0.5
     sharing = query_BHWD.shape[1] // key_BKWD.shape[1]  # query heads of a key head
     key, value = (repeat_kv(tensor, sharing) for tensor in (key_BKWD, value_BKWD))
-    out_BHWD = _PackedGroups.apply(query_BHWD, key, value, group_spans, scaling)
+    out_BHWD = _PackedGroups.apply(query_BHWD, key, value, family_spans, scaling)
     return out_BHWD.transpose(1, 2), None
 
 
@@ -163,25 +185,30 @@ class _PackedGroups(Function):
 
     @staticmethod
     def forward(ctx, query, key, value, spans, scaling):
-        q, k, v = (t.to(_kernel_dtype(t.dtype)) for t in (query, key, value))
-        out, lse = (
-            torch.empty_like(q),
-            q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32)),
-        )
-        for span in spans:
-            prompt, replies = slice(span.start, span.prompt_end), slice(span.prompt_end, span.end)
-            qp, kp, vp = (tensor[:, :, prompt] for tensor in (q, k, v))
-            out[:, :, prompt], lse[:, :, prompt] = _flash(qp, kp, vp, 0.0, True, scale=scaling)
-            if not span.replies:
-                continue
-            fold = _Fold(span.replies, q.device)
-            far, far_lse = _flash(q[:, :, replies], kp, vp, 0.0, False, scale=scaling)
-            own = [fold.apart(tensor[:, :, replies]) for tensor in (q, k, v)]
-            near, near_lse = map(fold.joined, _flash(*own, 0.0, True, scale=scaling))
-            # A share by the difference: a log-sum-exp in the tens is rounded at its sixth digit.
-            far_share = torch.sigmoid(far_lse - near_lse)[..., None]
-            out[:, :, replies] = torch.lerp(near.to(lse.dtype), far.to(lse.dtype), far_share)
-            lse[:, :, replies] = torch.logaddexp(far_lse, near_lse)
+        tensors = [t.to(_kernel_dtype(t.dtype)) for t in (query, key, value)]
+        out = torch.empty_like(tensors[0])
+        lse = out.new_empty(out.shape[:3], dtype=torch.promote_types(out.dtype, torch.float32))
+        for family in spans:
+            opening = slice(family.start, family.opening_end)
+            if family.opening:
+                own = (t[:, :, opening] for t in tensors)
+                out[:, :, opening], lse[:, :, opening] = attend(*own, causal=True, scaling=scaling)
+            for group in family.groups:
+                prompt, replies = _slices(group)
+                own = [t[:, :, prompt] for t in tensors]
+                near = attend(*own, causal=True, scaling=scaling)
+                if family.opening:
+                    seen = [t[:, :, opening] for t in tensors[1:]]
+                    near = _join(attend(own[0], *seen, causal=False, scaling=scaling), near)
+                out[:, :, prompt], lse[:, :, prompt] = near
+                if not group.replies:
+                    continue
+                fold = _Fold(group.replies, out.device)
+                own = [t[:, :, replies] for t in tensors]
+                seen = [_behind(t, opening, prompt) for t in tensors[1:]]
+                far = attend(own[0], *seen, causal=False, scaling=scaling)
+                apart = attend(*map(fold.apart, own), causal=True, scaling=scaling)
+                out[:, :, replies], lse[:, :, replies] = _join(far, map(fold.joined, apart))
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.spans, ctx.scaling = spans, scaling
@@ -192,29 +219,73 @@ class _PackedGroups(Function):
         *saved, lse = ctx.saved_tensors
         dtype, scaling = grad.dtype, ctx.scaling
         # Those of bfloat16 are no faster here, and on short replies many times slower.
-        tensors = [*(t.to(torch.promote_types(dtype, torch.float32)) for t in (grad, *saved)), lse]
-        dq, dk, dv = (torch.empty_like(tensor) for tensor in tensors[1:4])
-        for span in ctx.spans:
-            prompt, replies = slice(span.start, span.prompt_end), slice(span.prompt_end, span.end)
-            of_prompt = [tensor[:, :, prompt] for tensor in tensors]
-            dq[:, :, prompt], dkp, dvp = _flash_backward(*of_prompt, 0.0, True, scale=scaling)
-            if span.replies:
-                fold = _Fold(span.replies, grad.device)
-                grad_r, q_r, k_r, v_r, out_r, lse_r = (tensor[:, :, replies] for tensor in tensors)
-                dq_far, dk_far, dv_far = _flash_backward(
-                    grad_r, q_r, *of_prompt[2:4], out_r, lse_r, 0.0, False, scale=scaling
-                )
-                own = [fold.apart(tensor) for tensor in (grad_r, q_r, k_r, v_r, out_r, lse_r)]
-                fold.blank(own[0], 0.0)
-                fold.blank(own[5], NOTHING)
-                dq_near, dk_near, dv_near = map(
-                    fold.joined, _flash_backward(*own, 0.0, True, scale=scaling)
-                )
-                dq[:, :, replies] = dq_far + dq_near
-                dk[:, :, replies], dv[:, :, replies] = dk_near, dv_near
-                dkp, dvp = dkp + dk_far, dvp + dv_far
-            dk[:, :, prompt], dv[:, :, prompt] = dkp, dvp
+        exact = torch.promote_types(dtype, torch.float32)
+        tensors = [*(t.to(exact).contiguous() for t in (grad, *saved)), lse]
+        dq, dk, dv = (torch.zeros_like(tensor) for tensor in tensors[1:4])
+        gradients_of = gradients_by_products if fast_products_pay(dtype) else gradients
+
+        def far(queries: slice, *keys: slice) -> None:
+            """Adds the part of these queries' attention that goes to keys before their own."""
+            grad_q, q, _, _, out_q, lse_q = (tensor[:, :, queries] for tensor in tensors)
+            seen = [_behind(tensor, *keys) for tensor in tensors[2:4]]
+            dq_far, *d_seen = gradients_of(
+                grad_q, q, *seen, out_q, lse_q, causal=False, scaling=scaling
+            )
+            dq[:, :, queries] += dq_far
+            sizes = [each.stop - each.start for each in keys]
+            for total, found in zip((dk, dv), d_seen, strict=True):
+                for place, part in zip(keys, found.split(sizes, dim=2), strict=True):
+                    total[:, :, place] += part
+
+        def near(places: slice) -> None:
+            """Adds the part that is causal among these tokens."""
+            own = [tensor[:, :, places] for tensor in tensors]
+            add(places, gradients_of(*own, causal=True, scaling=scaling))
+
+        def apart(replies: slice, fold: _Fold) -> None:
+            """Adds the part that is causal within each reply."""
+            own = [fold.apart(tensor[:, :, replies]) for tensor in tensors]
+            fold.blank(own[0], 0.0)
+            fold.blank(own[5], NOTHING)
+            add(replies, map(fold.joined, gradients(*own, causal=True, scaling=scaling)))
+
+        def add(places: slice, found: Iterable[Tensor]) -> None:
+            for total, part in zip((dq, dk, dv), found, strict=True):
+                total[:, :, places] += part
+
+        for family in ctx.spans:
+            opening = slice(family.start, family.opening_end)
+            if family.opening:
+                near(opening)
+            for group in family.groups:
+                prompt, replies = _slices(group)
+                near(prompt)
+                if family.opening:
+                    far(prompt, opening)
+                if group.replies:
+                    apart(replies, _Fold(group.replies, grad.device))
+                    far(replies, opening, prompt)
         return dq.to(dtype), dk.to(dtype), dv.to(dtype), None, None
+
+
+def _slices(group: GroupSpan) -> tuple[slice, slice]:
+    """Of its prompt and of its replies."""
+    return slice(group.start, group.prompt_end), slice(group.prompt_end, group.end)
+
+
+def _behind(tensor: Tensor, *places: slice) -> Tensor:
+    """These places of (1, H, W, D), one behind the other."""
+    filled = [tensor[:, :, place] for place in places if place.start < place.stop]
+    return filled[0] if len(filled) == 1 else torch.cat(filled, dim=2)
+
+
+def _join(far: Iterable[Tensor], near: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of attention to the keys of both parts."""
+    (far_out, far_lse), (near_out, near_lse) = far, near
+    # A share by the difference: a log-sum-exp in the tens is rounded at its sixth digit.
+    far_share = torch.sigmoid(far_lse - near_lse)[..., None]
+    out = torch.lerp(near_out.to(far_lse.dtype), far_out.to(far_lse.dtype), far_share)
+    return out, torch.logaddexp(far_lse, near_lse)
 
 
 class _Fold:

@@ -3,6 +3,8 @@
 A micro-batch is one row of tokens, group after group, without padding: a group's prompt once, then
 its replies behind it. Each reply attends to the prompt and to itself (`learners.attention`), and
 its positions go on from the prompt's end, so a group of G replies costs one prompt instead of G.
+What the prompts of several groups begin with, as the words of the task, lies once before these
+groups, a family (`learners.families`).
 
 A reply's last token is predicted but predicts nothing, so it is no input: a group of a prompt with
 P tokens and replies with R1, R2, … tokens is P + (R1 - 1) + (R2 - 1) + … wide.
@@ -15,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from learners.attention import GroupSpan
+from learners.attention import FamilySpan, GroupSpan
+from learners.families import Family, families
 from learners.groups import COMPONENTS, Group, read_groups, split
 
 
@@ -29,7 +32,7 @@ class MicroBatch:
 
     token_ids: NDArray[np.int64]  # (W,)
     positions: NDArray[np.int64]  # (W,)
-    spans: tuple[GroupSpan, ...]
+    spans: tuple[FamilySpan, ...]
     predictors: NDArray[np.int64]  # (N,): index of the input that predicts the target
     targets: NDArray[np.int64]  # (N,)
     components: NDArray[np.int64]  # (N,): index into COMPONENTS
@@ -54,21 +57,22 @@ def plan(
 ) -> Plan:
     """This rank's micro-batches of `sequences` (SEQUENCES schema): every rank gets as many.
 
-    A micro-batch has at most `micro_batch_tokens` input tokens, unless a prompt with one reply is
-    wider alone. Pure: all ranks compute the same shares from the same table. Raises DataError for
-    rows that can't be trained on.
+    A micro-batch has at most `micro_batch_tokens` input tokens before its families save some,
+    unless a prompt with one reply is wider alone. Pure: all ranks compute the same shares from the
+    same table. Raises DataError for rows that can't be trained on.
     """
     groups = [part for group in read_groups(sequences) for part in split(group, micro_batch_tokens)]
     shares = [batch_groups(share, micro_batch_tokens) for share in share_out(groups, world_size)]
+    rows = [[families(batch) for batch in share] for share in shares]
     longest = max(len(share) for share in shares)
-    own = [collate(batch) for batch in shares[rank]]
+    own = [collate(row) for row in rows[rank]]
     component_tokens = dict.fromkeys(COMPONENTS, 0)
     for group in groups:
         component_tokens[COMPONENTS[group.component]] += sum(len(r.learned) for r in group.replies)
     return Plan(
         micro_batches=(*own, *(empty_micro_batch() for _ in range(longest - len(own)))),
         component_tokens=component_tokens,
-        tokens=sum(group.width for group in groups),
+        tokens=sum(family.width for share in rows for row in share for family in row),
     )
 
 
@@ -104,30 +108,39 @@ def batch_groups(groups: Sequence[Group], micro_batch_tokens: int) -> list[list[
     return batches
 
 
-def collate(groups: Sequence[Group]) -> MicroBatch:
-    """One micro-batch of these groups."""
+def collate(row: Sequence[Family]) -> MicroBatch:
+    """One micro-batch of these families."""
     token_ids, positions, spans = [], [], []
     predictors, targets, components, advantages, logprobs = [], [], [], [], []
     choices: list[tuple[int, ...]] = []
     at = 0
-    for group in groups:
-        prompt = len(group.prompt_ids)
-        inputs = [reply.token_ids[:-1] for reply in group.replies]
-        span = GroupSpan(at, prompt, tuple(len(each) for each in inputs if len(each)))
-        spans.append(span)
-        token_ids += [group.prompt_ids, *inputs]
-        positions += [np.arange(prompt), *(prompt + np.arange(len(each)) for each in inputs)]
-        at = span.prompt_end
-        for reply, each in zip(group.replies, inputs, strict=True):
-            before = np.concatenate([[span.prompt_end - 1], at + np.arange(len(each))])
-            learned = reply.learned
-            predictors.append(before[learned])
-            targets.append(reply.token_ids[learned])
-            components.append(np.full(len(learned), group.component))
-            advantages.append(reply.advantages[learned])
-            logprobs.append(reply.logprobs[learned])
-            choices += [reply.choices[i] if reply.choices else () for i in learned]
-            at += len(each)
+    for family in row:
+        opening = family.opening
+        start, groups = at, []
+        token_ids.append(family.groups[0].prompt_ids[:opening])
+        positions.append(np.arange(opening))
+        at += opening
+        for group in family.groups:
+            prompt = len(group.prompt_ids)
+            inputs = [reply.token_ids[:-1] for reply in group.replies]
+            lengths = tuple(len(each) for each in inputs if len(each))
+            span = GroupSpan(at, prompt - opening, lengths)
+            groups.append(span)
+            token_ids += [group.prompt_ids[opening:], *inputs]
+            positions += [np.arange(opening, prompt)]
+            positions += [prompt + np.arange(len(each)) for each in inputs]
+            at = span.prompt_end
+            for reply, each in zip(group.replies, inputs, strict=True):
+                before = np.concatenate([[span.prompt_end - 1], at + np.arange(len(each))])
+                learned = reply.learned
+                predictors.append(before[learned])
+                targets.append(reply.token_ids[learned])
+                components.append(np.full(len(learned), group.component))
+                advantages.append(reply.advantages[learned])
+                logprobs.append(reply.logprobs[learned])
+                choices += [reply.choices[i] if reply.choices else () for i in learned]
+                at += len(each)
+        spans.append(FamilySpan(start, opening, tuple(groups)))
     choice_ids = np.array(sorted({token for each in choices for token in each}), np.int64)
     choice_mask = np.zeros((len(choices), len(choice_ids)), np.bool_)
     for n, allowed in enumerate(choices):
@@ -152,7 +165,7 @@ def empty_micro_batch() -> MicroBatch:
     return MicroBatch(
         token_ids=np.zeros(1, np.int64),
         positions=np.zeros(1, np.int64),
-        spans=(GroupSpan(0, 1, ()),),
+        spans=(FamilySpan(0, 0, (GroupSpan(0, 1, ()),)),),
         predictors=none,
         targets=none,
         components=none,

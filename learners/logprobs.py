@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from learners.attention import (
     PACKED_GROUPS,
-    GroupSpan,
+    FamilySpan,
     attention_arguments,
     attention_windows,
 )
@@ -188,7 +188,7 @@ class ReplyScorer(nn.Module):
         self,
         token_ids_W: Tensor,
         positions_W: Tensor,
-        spans: Sequence[GroupSpan],
+        spans: Sequence[FamilySpan],
         predictors_N: Tensor,
         targets_N: Tensor,
         temperatures_N: Tensor,

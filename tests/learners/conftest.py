@@ -41,15 +41,17 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mixed_sequences() -> pa.Table:
-    """All three components; groups of different sizes, one of them too wide for the budget."""
+    """All three components; groups of different sizes, one of them too wide for the budget, two
+    that share a micro-batch and the opening of their prompts."""
     return make_sequences(
         [
             ("rank", 20, [5, 9, 1, 7]),
             ("rank", 33, [6, 6, 2]),
-            ("reflect", 12, [15, 11, 14]),
+            ("reflect", 12, [15, 16, 14]),
             ("anchor", 25, [9]),
             ("anchor", 8, [12]),
             ("rank", 40, [20, 20, 20, 20]),
         ],
         trace_weight=0.7,
+        alike=18,
     )

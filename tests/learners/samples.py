@@ -17,13 +17,20 @@ VOCABULARY = 128
 
 
 def make_sequences(
-    groups: list[tuple[str, int, list[int]]], seed: int = 0, trace_weight: float = 1.0
+    groups: list[tuple[str, int, list[int]]],
+    seed: int = 0,
+    trace_weight: float = 1.0,
+    alike: int = 0,
 ) -> pa.Table:
-    """SEQUENCES with random tokens for (component, prompt length, reply lengths) each."""
+    """SEQUENCES with random tokens for (component, prompt length, reply lengths) each; prompts of
+    a component have their first `alike` tokens in common."""
     rng = np.random.default_rng(seed)
     rows = []
     for group, (component, prompt_length, reply_lengths) in enumerate(groups):
         prompt = rng.integers(3, VOCABULARY, prompt_length).tolist()
+        if alike:
+            opening = np.random.default_rng(len(component)).integers(3, VOCABULARY, alike).tolist()
+            prompt = (opening + prompt)[:prompt_length]
         for length in reply_lengths:
             logprobs = rng.normal(-4.8, 0.3, length).tolist()
             advantages = rng.normal(size=length).tolist()

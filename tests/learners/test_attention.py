@@ -1,5 +1,7 @@
 """Attention over packed groups against PyTorch's own under a mask, number by number."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask, flex_attention
 
+from learners import attention, attention_kernels
 from learners.attention import (
+    FamilySpan,
     GroupSpan,
     attention_mask,
     block_mask,
@@ -17,20 +21,26 @@ from learners.attention import (
 )
 
 HEADS, KEY_HEADS, SIZE, SCALING = 4, 2, 16, 0.3
-shapes = st.lists(
-    st.tuples(st.integers(1, 40), st.lists(st.integers(1, 12), max_size=5)), min_size=1, max_size=4
-)
+Shape = list[tuple[int, list[tuple[int, list[int]]]]]
+groups = st.tuples(st.integers(1, 40), st.lists(st.integers(1, 12), max_size=5))
+families = st.tuples(st.integers(0, 30), st.lists(groups, min_size=1, max_size=3))
+shapes = st.lists(families, min_size=1, max_size=3)
+ONE_OF_EACH: Shape = [(0, [(50, [7, 9, 9])]), (25, [(20, [4]), (6, [3, 3]), (9, [])])]
 
 
-def lay_out(shape: list[tuple[int, list[int]]]) -> tuple[list[GroupSpan], Tensor]:
-    """Spans and positions of groups of (prompt, replies) tokens."""
-    spans: list[GroupSpan] = []
+def lay_out(shape: Shape) -> tuple[list[FamilySpan], Tensor]:
+    """Spans and positions of families of an opening and groups of (prompt, replies) tokens."""
+    spans: list[FamilySpan] = []
     positions: list[int] = []
-    for prompt, replies in shape:
-        spans.append(GroupSpan(spans[-1].end if spans else 0, prompt, tuple(replies)))
-        positions += range(prompt)
-        for reply in replies:
-            positions += range(prompt, prompt + reply)
+    for opening, of_family in shape:
+        start, groups = len(positions), []
+        positions += range(opening)
+        for prompt, replies in of_family:
+            groups.append(GroupSpan(len(positions), prompt, tuple(replies)))
+            positions += range(opening, opening + prompt)
+            for reply in replies:
+                positions += range(opening + prompt, opening + prompt + reply)
+        spans.append(FamilySpan(start, opening, tuple(groups)))
     return spans, torch.tensor(positions)
 
 
@@ -61,7 +71,7 @@ def test_out_and_gradients_equal_those_under_a_mask(shape, dtype_and_tolerance):
     tensors = inputs(len(positions), dtype)
     expected = under_mask(*tensors, attention_mask(spans, positions, None))
     out, _ = packed_groups_attention(
-        torch.nn.Module(), *tensors, None, scaling=SCALING, group_spans=spans
+        torch.nn.Module(), *tensors, None, scaling=SCALING, family_spans=spans
     )
     for found, wanted in zip(
         with_gradients(out.transpose(1, 2), tensors),
@@ -71,15 +81,17 @@ def test_out_and_gradients_equal_those_under_a_mask(shape, dtype_and_tolerance):
         torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("products", [False, True], ids=["flash gradients", "by products"])
 @pytest.mark.parametrize("amx", [False, True], ids=["float32 kernels", "bfloat16 kernels"])
-def test_bfloat16_differs_by_its_rounding_alone(amx, monkeypatch):
+def test_bfloat16_differs_by_its_rounding_alone(amx, products, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    spans, positions = lay_out([(50, [7, 9, 9]), (20, [4])])
+    monkeypatch.setattr(attention, "fast_products_pay", lambda dtype: products)
+    spans, positions = lay_out(ONE_OF_EACH)
     tensors = inputs(len(positions), torch.bfloat16)
     exact = tuple(tensor.detach().float().requires_grad_() for tensor in tensors)
     expected = under_mask(*exact, attention_mask(spans, positions, None))
     out, _ = packed_groups_attention(
-        torch.nn.Module(), *tensors, None, scaling=SCALING, group_spans=spans
+        torch.nn.Module(), *tensors, None, scaling=SCALING, family_spans=spans
     )
     assert out.dtype == torch.bfloat16
     for found, wanted in zip(
@@ -90,9 +102,57 @@ def test_bfloat16_differs_by_its_rounding_alone(amx, monkeypatch):
         torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.parametrize(
+    ("queries", "keys", "causal"), [(50, 50, True), (33, 21, False), (5, 70, False)]
+)
+def test_gradients_by_products_are_those_of_the_flash_kernel(queries, keys, causal, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "QUERIES", 16)
+    monkeypatch.setattr(attention_kernels, "TILE_SCORES", 3 * 16 * 30)  # of one head to all
+    monkeypatch.setattr(attention_kernels, "_fast_products", nullcontext)  # they may round
+    torch.manual_seed(queries)
+    query, key, value, grad = (
+        torch.randn(1, HEADS, n, SIZE) for n in (queries, keys, keys, queries)
+    )
+    options = {"causal": causal, "scaling": SCALING}
+    out, lse = attention_kernels.attend(query, key, value, **options)
+    lse = lse + 0.5  # as if there were more keys
+    tensors = (grad, query, key, value, out, lse)
+    for found, wanted in zip(
+        attention_kernels.gradients_by_products(*tensors, **options),
+        attention_kernels.gradients(*tensors, **options),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_products_are_as_exact_as_before_once_the_gradients_are_there():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    query, key, value, grad = (torch.randn(1, HEADS, n, SIZE) for n in (4, 4, 4, 3))
+    with pytest.raises(RuntimeError):
+        attention_kernels.gradients_by_products(
+            grad, query, key, value, query, torch.zeros(1, HEADS, 4), causal=True, scaling=1.0
+        )
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_a_token_sees_its_opening_its_prompt_its_reply_and_nothing_of_the_others():
+    spans, positions = lay_out([(1, [(1, [1, 2]), (1, [])]), (0, [(1, [])])])
+    seen = attention_mask(spans, positions, None)[0, 0].int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0, 0],  # the opening
+        [1, 1, 0, 0, 0, 0, 0],  # a prompt
+        [1, 1, 1, 0, 0, 0, 0],  # its first reply
+        [1, 1, 0, 1, 0, 0, 0],  # its second
+        [1, 1, 0, 1, 1, 0, 0],
+        [1, 0, 0, 0, 0, 1, 0],  # another prompt of the family
+        [0, 0, 0, 0, 0, 0, 1],  # another family
+    ]
+    assert positions.tolist() == [0, 1, 2, 2, 3, 1, 0]
+
+
 @pytest.mark.parametrize("window", [None, 5])
 def test_flex_attention_sees_what_the_mask_shows(window):
-    spans, positions = lay_out([(30, [5, 9, 1]), (140, [8, 8]), (7, [])])
+    spans, positions = lay_out([*ONE_OF_EACH, (0, [(140, [8, 8])])])
     width = len(positions)
     mask = attention_mask(spans, positions, window)
     sees = visibility(spans, positions, window)

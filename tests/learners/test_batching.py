@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from learners.attention import attention_mask
 from learners.batching import MicroBatch, batch_groups, plan, share_out
+from learners.families import LEAST_OPENING
 from learners.groups import COMPONENTS, read_groups, split
 from starec_ray.errors import DataError
 from tests.learners.samples import make_sequences
@@ -24,11 +25,12 @@ groups = st.lists(
 )
 budgets = st.integers(8, 120)
 learners = st.integers(1, 4)
+openings = st.sampled_from([0, LEAST_OPENING - 1, LEAST_OPENING, 25])
 
 
-def numbered(shape: list[tuple[str, int, list[int]]]) -> pa.Table:
+def numbered(shape: list[tuple[str, int, list[int]]], alike: int = 0) -> pa.Table:
     """Sequences whose advantages are their row number, by which the tests know them again."""
-    table = make_sequences(shape)
+    table = make_sequences(shape, alike=alike)
     place = table.schema.get_field_index("advantages")
     rows = [[i] * len(reply) for i, reply in enumerate(table["reply_ids"].to_pylist())]
     field = table.schema.field(place)
@@ -42,9 +44,9 @@ def all_micro_batches(table: pa.Table, budget: int, world_size: int) -> list[lis
     ]
 
 
-@given(groups, budgets, learners)
-def test_every_reply_token_is_learned_once_with_its_own_logprob(shape, budget, world_size):
-    table = numbered(shape)
+@given(groups, budgets, learners, openings)
+def test_every_reply_token_is_learned_once_with_its_own_logprob(shape, budget, world_size, alike):
+    table = numbered(shape, alike)
     seen = defaultdict(list)
     for micro_batches in all_micro_batches(table, budget, world_size):
         for m in micro_batches:
@@ -60,10 +62,12 @@ def test_every_reply_token_is_learned_once_with_its_own_logprob(shape, budget, w
         assert set(components) == {row["component"]}
 
 
-@given(groups, budgets)
-@settings(max_examples=40)
-def test_a_reply_token_is_predicted_from_its_prompt_and_the_reply_before_it_alone(shape, budget):
-    table = numbered(shape)
+@given(groups, budgets, openings)
+@settings(max_examples=60)
+def test_a_reply_token_is_predicted_from_its_prompt_and_the_reply_before_it_alone(
+    shape, budget, alike
+):
+    table = numbered(shape, alike)
     rows = table.to_pylist()
     at = defaultdict(int)
     for m in plan(table, micro_batch_tokens=budget).micro_batches:
@@ -76,12 +80,15 @@ def test_a_reply_token_is_predicted_from_its_prompt_and_the_reply_before_it_alon
             at[row] += 1
 
 
-@given(groups, budgets, learners)
-def test_a_micro_batch_keeps_the_budget_unless_one_reply_alone_is_wider(shape, budget, world_size):
-    for micro_batches in all_micro_batches(numbered(shape), budget, world_size):
+@given(groups, budgets, learners, openings)
+def test_a_micro_batch_keeps_the_budget_unless_one_reply_alone_is_wider(
+    shape, budget, world_size, alike
+):
+    for micro_batches in all_micro_batches(numbered(shape, alike), budget, world_size):
         for m in micro_batches:
             if m.token_ids.size > budget:
-                assert len(m.spans) == 1 and len(m.spans[0].replies) <= 1
+                [family] = m.spans
+                assert len(family.groups) == 1 and len(family.groups[0].replies) <= 1
 
 
 @given(groups, budgets, learners)
@@ -110,6 +117,14 @@ def test_a_group_pays_for_its_prompt_once():
         make_sequences([("rank", 100, [10] * 8)]), micro_batch_tokens=4096
     ).micro_batches
     assert micro_batch.token_ids.shape == (100 + 8 * 9,)
+
+
+@given(groups, budgets, learners)
+def test_the_tokens_counted_are_those_of_the_micro_batches(shape, budget, world_size):
+    table = numbered(shape, alike=20)
+    counted = plan(table, micro_batch_tokens=budget, world_size=world_size).tokens
+    rows = [m for each in all_micro_batches(table, budget, world_size) for m in each]
+    assert counted == sum(m.token_ids.size for m in rows if m.targets.size)
 
 
 def test_a_group_wider_than_the_budget_is_split_with_the_prompt_in_each_part():

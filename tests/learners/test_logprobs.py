@@ -108,15 +108,21 @@ def with_choices(table: pa.Table, rows: range) -> pa.Table:
 
 
 @pytest.mark.parametrize("constrained", [range(0), range(2, 6), range(7)])
-@pytest.mark.parametrize("budget", [60, 500])
+@pytest.mark.parametrize(("budget", "alike"), [(60, 0), (500, 0), (500, 20)])
 def test_shared_prefix_scores_and_gradients_equal_plain_rows(
-    model, budget, constrained, monkeypatch
+    model, budget, alike, constrained, monkeypatch
 ):
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 7 * VOCABULARY)  # several chunks, each of
     monkeypatch.setattr(logprobs, "TILE_ROWS", 3)  # several tiles
     monkeypatch.setattr(logprobs, "TILE_TOKENS", 50)
     table = make_sequences(
-        [("rank", 30, [5, 9, 1, 7]), ("reflect", 12, [15, 11]), ("rank", 3, [8])]
+        [
+            ("rank", 30, [5, 9, 1, 7]),
+            ("reflect", 12, [15, 11]),
+            ("rank", 22, [8]),
+            ("rank", 3, [8]),
+        ],
+        alike=alike,
     )
     table = with_choices(table, constrained)
     # By advantage, for packing changes the order of the tokens.

@@ -1,0 +1,111 @@
+"""Causal and full attention on a CPU: the output with its log-sum-exp, and gradients from both.
+
+Both take query, key and value (B, H, Q or K, D) and give log-sum-exps (B, H, Q) of the scaled
+scores. The gradients may be those of a part of the keys alone: with the output and log-sum-exp of
+all of them, the parts' gradients add up.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+QUERIES = 256  # of a tile of scores, whose size is that of a processor's cache
+TILE_SCORES = 2**20
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Output (B, H, Q, D) and log-sum-exps, float32 for bfloat16."""
+    return _flash(query, key, value, 0.0, causal, scale=scaling)
+
+
+def gradients(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of query, key and value, from the output's (B, H, Q, D); float32 or float64."""
+    return _flash_backward(grad, query, key, value, out, lse, 0.0, causal, scale=scaling)
+
+
+def gradients_by_products(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `gradients` in float32, by batched products, tile by tile (FlashAttention-2, arXiv
+    2307.08691, Algorithm 2)."""
+    query, key, value, grad = query[0], key[0], value[0], grad[0]
+    delta = (grad * out[0]).sum(dim=-1, keepdim=True)
+    normaliser = lse[0, ..., None]
+    d_query, d_key, d_value = (
+        torch.empty_like(query),
+        torch.zeros_like(key),
+        torch.zeros_like(value),
+    )
+    with _fast_products():
+        for own, others, later in _tiles(query, key, causal):
+            odds = torch.bmm(query[own], key[others].mT).mul_(scaling).sub_(normaliser[own])
+            if later is not None:
+                odds[:, :, -later.shape[1] :] += later
+            odds.exp_()
+            d_value[others] += torch.bmm(odds.mT, grad[own])
+            d_scores = torch.bmm(grad[own], value[others].mT).sub_(delta[own]).mul_(odds)
+            d_query[own] = torch.bmm(d_scores, key[others])
+            d_key[others] += torch.bmm(d_scores.mT, query[own])
+    return d_query.mul_(scaling)[None], d_key.mul_(scaling)[None], d_value[None]
+
+
+def _tiles(
+    query_HQD: Tensor, key_HKD: Tensor, causal: bool
+) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Tensor | None]]:
+    """Heads and queries, heads and the keys they see, and what the last of the scores get added
+    where queries are causal."""
+    (heads, queries, _), keys = query_HQD.shape, key_HKD.shape[1]
+    later = torch.full((QUERIES, QUERIES), -torch.inf).triu_(1) if causal else None
+    for start in range(0, queries, QUERIES):
+        end = min(start + QUERIES, queries)
+        seen = end if causal else keys
+        together = max(1, TILE_SCORES // ((end - start) * seen))
+        for head in range(0, heads, together):
+            of_heads = slice(head, head + together)
+            barred = None if later is None else later[: end - start, : end - start]
+            yield (of_heads, slice(start, end)), (of_heads, slice(0, seen)), barred
+
+
+def fast_products_pay(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies bfloat16 fast, and that is the precision asked for."""
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@contextmanager
+def _fast_products() -> Iterator[None]:
+    """Products of float32 may be rounded as bfloat16's are, and are added up in float32.
+
+    With AMX they are; without it oneDNN's float32 takes the place of MKL's, and is twice as fast
+    on an AMD with AVX-512.
+    """
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
