@@ -7,9 +7,9 @@ opening and causally to itself, the replies' queries all at once to the keys of 
 reply causally to itself. The two parts are joined by their log-sum-exps, and the backward pass of
 each part takes the joined output and log-sum-exp, as in ring attention (arXiv 2310.01889): exact,
 by kernels that know causal and full attention alone. For a group of P prompt and G·R reply tokens
-that is P²/2 + P·G·R + G·R²/2 products, where a mask over a micro-batch of W tokens costs W². On
-GPUs FlexAttention skips the blocks that the mask leaves empty. Where a layer's window is shorter
-than a sequence, the CPU falls back to SDPA under the mask.
+that is P²/2 + P·G·R + G·R²/2 products, less those that an opening saves, where a mask over a
+micro-batch of W tokens costs W². On GPUs FlexAttention skips the blocks that the mask leaves
+empty. Where a layer's window is shorter than a sequence, the CPU falls back to SDPA under the mask.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -109,21 +109,25 @@ def visibility(
     A query sees no further back than `window` positions (None: all).
     """
     device = positions_W.device
-    # Of each piece of the row: its length and family, group and reply, 0 where it has none.
-    pieces = []
-    for f, family in enumerate(spans):
-        pieces.append((family.opening, f, 0, 0))
-        for g, group in enumerate(family.groups, 1):
-            pieces.append((group.prompt, f, g, 0))
-            pieces += [(length, f, g, r) for r, length in enumerate(group.replies, 1)]
+    # Of each piece of the row: its length, its group, the group of its family's opening, its reply.
+    pieces, number = [], 0
+    for family in spans:
+        opening = number
+        pieces.append((family.opening, opening, opening, 0))
+        for group in family.groups:
+            number += 1
+            pieces.append((group.prompt, number, opening, 0))
+            pieces += [(length, number, opening, r) for r, length in enumerate(group.replies, 1)]
+        number += 1
     lengths_S, *places = torch.tensor(pieces, device=device).T
-    families_W, groups_W, replies_W = (each.repeat_interleave(lengths_S) for each in places)
+    groups_W, openings_W, replies_W = (
+        each.repeat_interleave(lengths_S, output_size=len(positions_W)) for each in places
+    )
 
     def sees(_batch: Any, _head: Any, query: Tensor, key: Tensor) -> Tensor:
-        of_group = (groups_W[key] == 0) | (groups_W[key] == groups_W[query])
+        of_group = (groups_W[key] == groups_W[query]) | (groups_W[key] == openings_W[query])
         of_reply = (replies_W[key] == 0) | (replies_W[key] == replies_W[query])
-        same_family = families_W[key] == families_W[query]
-        visible = same_family & of_group & of_reply & (key <= query)
+        visible = of_group & of_reply & (key <= query)
         if window is not None:
             visible = visible & (positions_W[query] - positions_W[key] < window)
         return visible
@@ -191,7 +195,7 @@ class _PackedGroups(Function):
         for family in spans:
             opening = slice(family.start, family.opening_end)
             if family.opening:
-                own = (t[:, :, opening] for t in tensors)
+                own = [t[:, :, opening] for t in tensors]
                 out[:, :, opening], lse[:, :, opening] = attend(*own, causal=True, scaling=scaling)
             for group in family.groups:
                 prompt, replies = _slices(group)
@@ -207,7 +211,8 @@ class _PackedGroups(Function):
                 own = [t[:, :, replies] for t in tensors]
                 seen = [_behind(t, opening, prompt) for t in tensors[1:]]
                 far = attend(own[0], *seen, causal=False, scaling=scaling)
-                apart = attend(*map(fold.apart, own), causal=True, scaling=scaling)
+                own = [fold.apart(t) for t in own]
+                apart = attend(*own, causal=True, scaling=scaling)
                 out[:, :, replies], lse[:, :, replies] = _join(far, map(fold.joined, apart))
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, out, lse)
@@ -218,19 +223,18 @@ class _PackedGroups(Function):
     def backward(ctx, grad):
         *saved, lse = ctx.saved_tensors
         dtype, scaling = grad.dtype, ctx.scaling
-        # Those of bfloat16 are no faster here, and on short replies many times slower.
+        # Flash kernels of bfloat16 are no faster here, and on short replies many times slower.
         exact = torch.promote_types(dtype, torch.float32)
-        tensors = [*(t.to(exact).contiguous() for t in (grad, *saved)), lse]
+        tensors = [*(t.to(exact) for t in (grad, *saved)), lse]
         dq, dk, dv = (torch.zeros_like(tensor) for tensor in tensors[1:4])
         gradients_of = gradients_by_products if fast_products_pay(dtype) else gradients
 
         def far(queries: slice, *keys: slice) -> None:
             """Adds the part of these queries' attention that goes to keys before their own."""
             grad_q, q, _, _, out_q, lse_q = (tensor[:, :, queries] for tensor in tensors)
-            seen = [_behind(tensor, *keys) for tensor in tensors[2:4]]
-            dq_far, *d_seen = gradients_of(
-                grad_q, q, *seen, out_q, lse_q, causal=False, scaling=scaling
-            )
+            k, v = (_behind(tensor, *keys) for tensor in tensors[2:4])
+            of_part = (grad_q, q, k, v, out_q, lse_q)
+            dq_far, *d_seen = gradients_of(*of_part, causal=False, scaling=scaling)
             dq[:, :, queries] += dq_far
             sizes = [each.stop - each.start for each in keys]
             for total, found in zip((dk, dv), d_seen, strict=True):

@@ -1,6 +1,6 @@
 """Causal and full attention on a CPU: the output with its log-sum-exp, and gradients from both.
 
-Both take query, key and value (B, H, Q or K, D) and give log-sum-exps (B, H, Q) of the scaled
+They take query, key and value (B, H, Q or K, D) and give log-sum-exps (B, H, Q) of the scaled
 scores. The gradients may be those of a part of the keys alone: with the output and log-sum-exp of
 all of them, the parts' gradients add up.
 """
@@ -53,25 +53,30 @@ def gradients_by_products(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `gradients` in float32, by batched products, tile by tile (FlashAttention-2, arXiv
     2307.08691, Algorithm 2)."""
-    query, key, value, grad = query[0], key[0], value[0], grad[0]
-    delta = (grad * out[0]).sum(dim=-1, keepdim=True)
-    normaliser = lse[0, ..., None]
+    batch, others = query.shape[:2], (grad, query, key, value, out)
+    grad, query, key, value, out = (tensor.flatten(0, 1) for tensor in others)
+    delta = (grad * out).sum(dim=-1, keepdim=True)
+    normaliser = lse.flatten(0, 1)[..., None]
     d_query, d_key, d_value = (
         torch.empty_like(query),
         torch.zeros_like(key),
         torch.zeros_like(value),
     )
     with _fast_products():
-        for own, others, later in _tiles(query, key, causal):
-            odds = torch.bmm(query[own], key[others].mT).mul_(scaling).sub_(normaliser[own])
+        for own, seen, later in _tiles(query, key, causal):
+            # oneDNN would copy slices for each product that they are in.
+            g, q, k, v = (t.contiguous() for t in (grad[own], query[own], key[seen], value[seen]))
+            odds = torch.bmm(q, k.mT).mul_(scaling).sub_(normaliser[own])
             if later is not None:
                 odds[:, :, -later.shape[1] :] += later
             odds.exp_()
-            d_value[others] += torch.bmm(odds.mT, grad[own])
-            d_scores = torch.bmm(grad[own], value[others].mT).sub_(delta[own]).mul_(odds)
-            d_query[own] = torch.bmm(d_scores, key[others])
-            d_key[others] += torch.bmm(d_scores.mT, query[own])
-    return d_query.mul_(scaling)[None], d_key.mul_(scaling)[None], d_value[None]
+            d_value[seen] += torch.bmm(odds.mT, g)
+            d_scores = torch.bmm(g, v.mT).sub_(delta[own]).mul_(odds)
+            d_query[own] = torch.bmm(d_scores, k)
+            d_key[seen] += torch.bmm(d_scores.mT, q)
+    found = (d_query.mul_(scaling), d_key.mul_(scaling), d_value)
+    d_query, d_key, d_value = (tensor.unflatten(0, batch) for tensor in found)
+    return d_query, d_key, d_value
 
 
 def _tiles(
@@ -80,20 +85,22 @@ def _tiles(
     """Heads and queries, heads and the keys they see, and what the last of the scores get added
     where queries are causal."""
     (heads, queries, _), keys = query_HQD.shape, key_HKD.shape[1]
-    later = torch.full((QUERIES, QUERIES), -torch.inf).triu_(1) if causal else None
-    for start in range(0, queries, QUERIES):
-        end = min(start + QUERIES, queries)
+    size = min(queries, QUERIES)
+    later = torch.full((size, size), -torch.inf).triu_(1) if causal else None
+    for start in range(0, queries, size):
+        end = min(start + size, queries)
         seen = end if causal else keys
-        together = max(1, TILE_SCORES // ((end - start) * seen))
+        tiles = -(-heads * (end - start) * seen // TILE_SCORES)
+        together = -(-heads // tiles)  # few sizes, for each of which oneDNN keeps a kernel
+        barred = None if later is None else later[: end - start, : end - start]
         for head in range(0, heads, together):
             of_heads = slice(head, head + together)
-            barred = None if later is None else later[: end - start, : end - start]
             yield (of_heads, slice(start, end)), (of_heads, slice(0, seen)), barred
 
 
 def fast_products_pay(dtype: torch.dtype) -> bool:
-    """Whether this processor multiplies bfloat16 fast, and that is the precision asked for."""
-    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether this processor multiplies bfloat16 itself, and that is the precision asked for."""
+    return dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
 
 
 @contextmanager
@@ -101,11 +108,11 @@ def _fast_products() -> Iterator[None]:
     """Products of float32 may be rounded as bfloat16's are, and are added up in float32.
 
     With AMX they are; without it oneDNN's float32 takes the place of MKL's, and is twice as fast
-    on an AMD with AVX-512.
+    on an AMD with AVX-512. For all threads of the process, while it lasts.
     """
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, products.fp32_precision = products.fp32_precision, "bf16"
     try:
         yield
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        products.fp32_precision = before

@@ -7,7 +7,8 @@ What the prompts of several groups begin with, as the words of the task, lies on
 groups, a family (`learners.families`).
 
 A reply's last token is predicted but predicts nothing, so it is no input: a group of a prompt with
-P tokens and replies with R1, R2, … tokens is P + (R1 - 1) + (R2 - 1) + … wide.
+P tokens and replies with R1, R2, … tokens is P + (R1 - 1) + (R2 - 1) + … wide. By these widths
+groups are shared out and put together; what families then save isn't filled up.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class Plan:
 
     micro_batches: tuple[MicroBatch, ...]
     component_tokens: dict[str, int]  # reply tokens to learn from, over all learners
-    tokens: int  # input tokens, over all learners
+    tokens: int  # a prompt once for its group, and the replies; over all learners
 
 
 def plan(
@@ -63,16 +64,15 @@ def plan(
     """
     groups = [part for group in read_groups(sequences) for part in split(group, micro_batch_tokens)]
     shares = [batch_groups(share, micro_batch_tokens) for share in share_out(groups, world_size)]
-    rows = [[families(batch) for batch in share] for share in shares]
     longest = max(len(share) for share in shares)
-    own = [collate(row) for row in rows[rank]]
+    own = [collate(families(batch)) for batch in shares[rank]]
     component_tokens = dict.fromkeys(COMPONENTS, 0)
     for group in groups:
         component_tokens[COMPONENTS[group.component]] += sum(len(r.learned) for r in group.replies)
     return Plan(
         micro_batches=(*own, *(empty_micro_batch() for _ in range(longest - len(own)))),
         component_tokens=component_tokens,
-        tokens=sum(family.width for share in rows for row in share for family in row),
+        tokens=sum(group.width for group in groups),
     )
 
 
@@ -108,13 +108,13 @@ def batch_groups(groups: Sequence[Group], micro_batch_tokens: int) -> list[list[
     return batches
 
 
-def collate(row: Sequence[Family]) -> MicroBatch:
+def collate(batch: Sequence[Family]) -> MicroBatch:
     """One micro-batch of these families."""
     token_ids, positions, spans = [], [], []
     predictors, targets, components, advantages, logprobs = [], [], [], [], []
     choices: list[tuple[int, ...]] = []
     at = 0
-    for family in row:
+    for family in batch:
         opening = family.opening
         start, groups = at, []
         token_ids.append(family.groups[0].prompt_ids[:opening])

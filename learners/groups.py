@@ -43,7 +43,7 @@ class Group:
 
     @property
     def width(self) -> int:
-        """Input tokens of this group."""
+        """Input tokens of this group alone, all of its prompt among them."""
         return len(self.prompt_ids) + sum(len(reply.token_ids) - 1 for reply in self.replies)
 
 
@@ -105,7 +105,7 @@ def read_groups(sequences: pa.Table) -> list[Group]:
 
 
 def split(group: Group, micro_batch_tokens: int) -> list[Group]:
-    """The group as few parts within the budget, each with its own copy of the prompt."""
+    """The group as few parts within the budget, each with the prompt."""
     parts: list[list[Reply]] = [[]]
     width = len(group.prompt_ids)
     for reply in group.replies:

@@ -255,7 +255,8 @@ class STARecConfig(OwnSections):
 
         Args:
             zero_stage: ZeRO stage: 1, 2 or 3.
-            micro_batch_tokens: tokens of one forward and backward on one learner.
+            micro_batch_tokens: most tokens of one forward and backward on one learner, a prompt
+                once for its group.
             gradient_checkpointing: recompute activations; slower, less memory.
             num_learners: ranks.
             num_cpus_per_learner, num_gpus_per_learner: of each; on a CPU also its threads.

@@ -124,7 +124,7 @@ def resolve_dtype(dtype: str, on_gpu: bool) -> str:
 
     if dtype != "auto":
         return dtype
-    fast = on_gpu or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    fast = on_gpu or torch.cpu._is_avx512_bf16_supported()  # as every CPU with AMX has it
     return "bfloat16" if fast else "float32"
 
 

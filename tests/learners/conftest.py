@@ -8,7 +8,9 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tests.learners.samples import VOCABULARY, make_sequences
+from learners.batching import plan
+from learners.families import LEAST_OPENING
+from tests.learners.samples import MICRO_BATCH_TOKENS, VOCABULARY, make_sequences
 
 # A second thread has nothing to do in models this small.
 torch.set_num_threads(1)
@@ -43,7 +45,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mixed_sequences() -> pa.Table:
     """All three components; groups of different sizes, one of them too wide for the budget, two
     that share a micro-batch and the opening of their prompts."""
-    return make_sequences(
+    table = make_sequences(
         [
             ("rank", 20, [5, 9, 1, 7]),
             ("rank", 33, [6, 6, 2]),
@@ -53,5 +55,8 @@ def mixed_sequences() -> pa.Table:
             ("rank", 40, [20, 20, 20, 20]),
         ],
         trace_weight=0.7,
-        alike=18,
+        alike=LEAST_OPENING + 2,
     )
+    micro_batches = plan(table, micro_batch_tokens=MICRO_BATCH_TOKENS).micro_batches
+    assert any(family.opening for batch in micro_batches for family in batch.spans)
+    return table

@@ -14,6 +14,7 @@ from learners.module import PlaceholderModule
 from starec_ray.schemas import SEQUENCES
 
 VOCABULARY = 128
+MICRO_BATCH_TOKENS = 90
 
 
 def make_sequences(
@@ -70,7 +71,7 @@ class LearnerConfig(AlgorithmConfig):
             "max_staleness": 0,
             "ratio_cap": 2.0,
             "zero_stage": 2,
-            "micro_batch_tokens": 90,
+            "micro_batch_tokens": MICRO_BATCH_TOKENS,
             "gradient_checkpointing": False,
             "num_learners": 0,
             "num_cpus_per_learner": 1,

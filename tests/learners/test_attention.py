@@ -1,6 +1,7 @@
 """Attention over packed groups against PyTorch's own under a mask, number by number."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -102,21 +103,27 @@ def test_bfloat16_differs_by_its_rounding_alone(amx, products, monkeypatch):
         torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=2e-2)
 
 
-@pytest.mark.parametrize(
-    ("queries", "keys", "causal"), [(50, 50, True), (33, 21, False), (5, 70, False)]
-)
-def test_gradients_by_products_are_those_of_the_flash_kernel(queries, keys, causal, monkeypatch):
+Parts = tuple[tuple[Tensor, ...], dict[str, Any]]
+
+
+@pytest.fixture(params=[(50, 50, True), (33, 21, False), (5, 70, False)], ids=str)
+def part(request, monkeypatch) -> Parts:
+    """Arguments of gradients in several tiles, as if there were more keys than these."""
+    queries, keys, causal = request.param
     monkeypatch.setattr(attention_kernels, "QUERIES", 16)
     monkeypatch.setattr(attention_kernels, "TILE_SCORES", 3 * 16 * 30)  # of one head to all
-    monkeypatch.setattr(attention_kernels, "_fast_products", nullcontext)  # they may round
     torch.manual_seed(queries)
     query, key, value, grad = (
-        torch.randn(1, HEADS, n, SIZE) for n in (queries, keys, keys, queries)
+        torch.randn(2, HEADS, n, SIZE) for n in (queries, keys, keys, queries)
     )
     options = {"causal": causal, "scaling": SCALING}
     out, lse = attention_kernels.attend(query, key, value, **options)
-    lse = lse + 0.5  # as if there were more keys
-    tensors = (grad, query, key, value, out, lse)
+    return (grad, query, key, value, out, lse + 0.5), options
+
+
+def test_gradients_by_products_are_those_of_the_flash_kernel(part, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "_fast_products", nullcontext)  # they may round
+    tensors, options = part
     for found, wanted in zip(
         attention_kernels.gradients_by_products(*tensors, **options),
         attention_kernels.gradients(*tensors, **options),
@@ -125,14 +132,41 @@ def test_gradients_by_products_are_those_of_the_flash_kernel(queries, keys, caus
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_products_are_as_exact_as_before_once_the_gradients_are_there():
+def test_products_of_rounded_numbers_move_the_gradients_by_that_rounding_alone(part, monkeypatch):
+    """As on a processor with AMX, of which the test needs none."""
+    product = torch.bmm
+
+    def rounded(one: Tensor, other: Tensor) -> Tensor:
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        return product(one.bfloat16().float(), other.bfloat16().float())
+
+    tensors, options = part
+    exact = attention_kernels.gradients(*tensors, **options)
     before = torch.backends.mkldnn.matmul.fp32_precision
-    query, key, value, grad = (torch.randn(1, HEADS, n, SIZE) for n in (4, 4, 4, 3))
-    with pytest.raises(RuntimeError):
-        attention_kernels.gradients_by_products(
-            grad, query, key, value, query, torch.zeros(1, HEADS, 4), causal=True, scaling=1.0
-        )
+    monkeypatch.setattr(torch, "bmm", rounded)
+    for found, wanted in zip(
+        attention_kernels.gradients_by_products(*tensors, **options), exact, strict=True
+    ):
+        assert (found - wanted).norm() < 1e-2 * wanted.norm()
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_products_are_exact_again_after_one_that_failed(part):
+    (grad, query, key, value, *rest), options = part
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with pytest.raises(RuntimeError, match="size"):
+        attention_kernels.gradients_by_products(grad, query, key, value[..., :-1], *rest, **options)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize(("dtype", "itself"), [("bfloat16", True), ("float32", False)])
+def test_products_take_the_place_of_the_flash_kernel_where_bfloat16_is_native(
+    dtype, itself, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert attention_kernels.fast_products_pay(getattr(torch, dtype)) == itself
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert not attention_kernels.fast_products_pay(getattr(torch, dtype))
 
 
 def test_a_token_sees_its_opening_its_prompt_its_reply_and_nothing_of_the_others():

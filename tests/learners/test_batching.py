@@ -119,12 +119,10 @@ def test_a_group_pays_for_its_prompt_once():
     assert micro_batch.token_ids.shape == (100 + 8 * 9,)
 
 
-@given(groups, budgets, learners)
-def test_the_tokens_counted_are_those_of_the_micro_batches(shape, budget, world_size):
-    table = numbered(shape, alike=20)
-    counted = plan(table, micro_batch_tokens=budget, world_size=world_size).tokens
-    rows = [m for each in all_micro_batches(table, budget, world_size) for m in each]
-    assert counted == sum(m.token_ids.size for m in rows if m.targets.size)
+def test_prompts_that_begin_alike_have_their_opening_once():
+    table = make_sequences([("rank", 30, [5, 5])] * 3, alike=LEAST_OPENING)
+    (micro_batch,) = plan(table, micro_batch_tokens=4096).micro_batches
+    assert micro_batch.token_ids.size == LEAST_OPENING + 3 * (30 - LEAST_OPENING + 4 + 4)
 
 
 def test_a_group_wider_than_the_budget_is_split_with_the_prompt_in_each_part():

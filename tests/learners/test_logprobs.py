@@ -16,6 +16,7 @@ from transformers import (
 
 from learners import logprobs
 from learners.batching import plan
+from learners.families import LEAST_OPENING
 from learners.logprobs import ReplyScorer
 from starec_ray.errors import ConfigError
 from tests.learners.samples import VOCABULARY, make_sequences
@@ -108,7 +109,7 @@ def with_choices(table: pa.Table, rows: range) -> pa.Table:
 
 
 @pytest.mark.parametrize("constrained", [range(0), range(2, 6), range(7)])
-@pytest.mark.parametrize(("budget", "alike"), [(60, 0), (500, 0), (500, 20)])
+@pytest.mark.parametrize(("budget", "alike"), [(60, 0), (500, 0), (500, LEAST_OPENING)])
 def test_shared_prefix_scores_and_gradients_equal_plain_rows(
     model, budget, alike, constrained, monkeypatch
 ):
