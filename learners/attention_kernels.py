@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from starec_ray.models import multiplies_bfloat16
+
 QUERIES = 256  # of a tile of scores, whose size is that of a processor's cache
 TILE_SCORES = 2**20
 
@@ -99,8 +101,8 @@ def _tiles(
 
 
 def fast_products_pay(dtype: torch.dtype) -> bool:
-    """Whether this processor multiplies bfloat16 itself, and that is the precision asked for."""
-    return dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
+    """Whether bfloat16 is the precision asked for, and this processor multiplies it itself."""
+    return dtype == torch.bfloat16 and multiplies_bfloat16()
 
 
 @contextmanager

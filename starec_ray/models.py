@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -116,16 +117,22 @@ def check_same_shape(model: str, base: str) -> None:
 
 
 def resolve_dtype(dtype: str, on_gpu: bool) -> str:
-    """ "auto" → bfloat16 where the hardware multiplies it fast, else float32.
+    """ "auto" → bfloat16 where the hardware multiplies it fast, else float32."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if on_gpu or multiplies_bfloat16() else "float32"
 
-    A CPU without AVX512-BF16 or AMX emulates bfloat16 products, a hundred times slower.
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself: with AVX512-BF16, with AMX, or an ARM that can.
+
+    Others emulate it, up to a hundred times slower.
     """
     import torch
 
-    if dtype != "auto":
-        return dtype
-    fast = on_gpu or torch.cpu._is_avx512_bf16_supported()  # as every CPU with AMX has it
-    return "bfloat16" if fast else "float32"
+    if platform.machine() in ("x86_64", "AMD64"):  # oneDNN would also say yes where it emulates
+        return torch.cpu._is_avx512_bf16_supported()  # CPUs with AMX have it too
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _check_folder(folder: Path) -> None:

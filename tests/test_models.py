@@ -1,4 +1,4 @@
-"""Models that can't be used: each is refused with what is missing, and what to do."""
+"""Models that can't be used are refused with what is missing, and what to do; their dtype."""
 
 import json
 import os
@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from starec_ray.errors import ConfigError
-from starec_ray.models import check_chat_template, check_same_shape, resolve_model
+from starec_ray.models import (
+    check_chat_template,
+    check_same_shape,
+    resolve_dtype,
+    resolve_model,
+)
 
 WEIGHTS = "model.safetensors"
 
@@ -104,3 +110,23 @@ def test_a_hub_that_is_out_of_reach_is_told_without_a_stack_trace(small_world, t
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "nobody/model-0.5B can't be had: check the id and the connection" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("machine", "avx512_bf16", "onednn", "native"),
+    [
+        ("x86_64", True, True, True),
+        ("x86_64", False, True, False),  # any AVX-512 is enough for oneDNN to say yes
+        ("aarch64", False, True, True),
+        ("aarch64", False, False, False),
+    ],
+)
+def test_auto_is_bfloat16_where_the_processor_multiplies_it_itself(
+    machine, avx512_bf16, onednn, native, monkeypatch
+):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    assert resolve_dtype("auto", on_gpu=False) == ("bfloat16" if native else "float32")
+    assert resolve_dtype("auto", on_gpu=True) == "bfloat16"
+    assert resolve_dtype("float32", on_gpu=True) == "float32"

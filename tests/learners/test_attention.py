@@ -163,9 +163,9 @@ def test_products_are_exact_again_after_one_that_failed(part):
 def test_products_take_the_place_of_the_flash_kernel_where_bfloat16_is_native(
     dtype, itself, monkeypatch
 ):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(attention_kernels, "multiplies_bfloat16", lambda: True)
     assert attention_kernels.fast_products_pay(getattr(torch, dtype)) == itself
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(attention_kernels, "multiplies_bfloat16", lambda: False)
     assert not attention_kernels.fast_products_pay(getattr(torch, dtype))
 
 
