@@ -2,8 +2,10 @@
 
 Forward + backward of one layer's attention, in turns, in the processor's milliseconds of one
 thread; a shape P:G:R:N is N groups of a prompt of P tokens and G answers that add R tokens each,
-and with P:G:R:N:O the first O of the P tokens are those of all groups.
-The rates are those of a linear layer, and of attention's two products, with SmolLM2-135M's shapes.
+and with P:G:R:N:O the first O of the P tokens are those of all groups. The gradients alone are
+those of a group's answers to its prompt's keys, in float32: by the flash kernel, and by the
+products that take its place where bfloat16 is native. The rates are those of a linear layer, and
+of attention's two products, with SmolLM2-135M's shapes.
 
     python benchmarks/attention.py --json
 """
@@ -13,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from learners.attention import FamilySpan, GroupSpan, attention_mask, packed_groups_attention
+from learners.attention_kernels import attend, gradients
 from starec_ray.host_memory import keep_freed_memory
 
-SHAPES = ["290:4:26:2", "290:4:26:8:85", "330:8:63:1", "1200:8:79:1"]
+SHAPES = ["290:4:26:2", "290:4:26:8", "290:4:26:8:85", "330:8:63:1", "1200:8:79:1"]
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 HEADS, SIZE, WIDTH, INNER, TOKENS = 9, 64, 576, 1536, 800
 
@@ -73,6 +77,24 @@ def compare(shape: str, dtype: str, repeats: int) -> dict[str, object]:
     return {"shape": shape, "dtype": dtype, **figures}
 
 
+def compare_gradients(shape: str, repeats: int) -> dict[str, object]:
+    """Milliseconds of both ways, and how far they lie apart, by the flash kernel's norm."""
+    prompt, answers, added, *_ = map(int, shape.split(":"))
+    query, grad = (torch.randn(1, HEADS, answers * added, SIZE) for _ in range(2))
+    key, value = (torch.randn(1, HEADS, prompt, SIZE) for _ in range(2))
+    options: dict[str, Any] = {"causal": False, "scaling": SIZE**-0.5}
+    tensors = (grad, query, key, value, *attend(query, key, value, **options))
+    ways = [
+        lambda by=by: gradients(*tensors, **options, by_products=by)  # type: ignore[misc]
+        for by in (False, True)
+    ]
+    flash, products = cpu_seconds(*ways, repeats=repeats)
+    expected, found = (torch.cat([part.flatten() for part in way()]) for way in ways)
+    apart = ((found - expected).norm() / expected.norm()).item()
+    figures = {"flash_ms": 1e3 * flash, "products_ms": 1e3 * products}
+    return {"shape": shape, **figures, "relative_difference": apart}
+
+
 def rates(dtype: str, repeats: int) -> dict[str, object]:
     """GFLOP/s of a linear layer and of attention's two products over 800 tokens."""
     kind = DTYPES[dtype]
@@ -100,16 +122,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     args = parser.parse_args()
+    for shape in args.shapes:
+        prompt, *_, last = map(int, shape.split(":"))
+        if shape.count(":") == 4 and last >= prompt:
+            parser.error(f"{shape}: an opening is shorter than its prompt.")
 
     torch.set_num_threads(1)
     keep_freed_memory()  # as learners do
     torch.manual_seed(args.seed)
     runs = [compare(shape, dtype, args.repeats) for shape in args.shapes for dtype in args.dtypes]
+    ways = [compare_gradients(shape, args.repeats) for shape in args.shapes]
     gflops = [rates(dtype, args.repeats) for dtype in args.dtypes]
+    found = {"attention": runs, "gradients": ways, "gflop_per_second": gflops}
     if args.json:
-        print(json.dumps({"settings": vars(args), "attention": runs, "gflop_per_second": gflops}))
+        print(json.dumps({"settings": vars(args), **found}))
         return
-    for title, rows in (("attention, forward + backward", runs), ("GFLOP/s, one thread", gflops)):
+    titles = ("attention, forward + backward", "gradients alone", "GFLOP/s, one thread")
+    for title, rows in zip(titles, found.values(), strict=True):
         table = Table(*rows[0], title=title)
         for row in rows:
             table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))

@@ -24,12 +24,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from learners.attention_kernels import (
-    attend,
-    fast_products_pay,
-    gradients,
-    gradients_by_products,
-)
+from learners.attention_kernels import attend, gradients, products_pay
 from starec_ray.errors import ConfigError
 
 PACKED_GROUPS = "packed_groups"  # the name among transformers' attention implementations
@@ -198,7 +193,7 @@ class _PackedGroups(Function):
                 own = [t[:, :, opening] for t in tensors]
                 out[:, :, opening], lse[:, :, opening] = attend(*own, causal=True, scaling=scaling)
             for group in family.groups:
-                prompt, replies = _slices(group)
+                prompt, replies = _prompt_and_replies(group)
                 own = [t[:, :, prompt] for t in tensors]
                 near = attend(*own, causal=True, scaling=scaling)
                 if family.opening:
@@ -227,14 +222,16 @@ class _PackedGroups(Function):
         exact = torch.promote_types(dtype, torch.float32)
         tensors = [*(t.to(exact) for t in (grad, *saved)), lse]
         dq, dk, dv = (torch.zeros_like(tensor) for tensor in tensors[1:4])
-        gradients_of = gradients_by_products if fast_products_pay(dtype) else gradients
+        by_products = products_pay(dtype)
 
         def far(queries: slice, *keys: slice) -> None:
             """Adds the part of these queries' attention that goes to keys before their own."""
             grad_q, q, _, _, out_q, lse_q = (tensor[:, :, queries] for tensor in tensors)
             k, v = (_behind(tensor, *keys) for tensor in tensors[2:4])
             of_part = (grad_q, q, k, v, out_q, lse_q)
-            dq_far, *d_seen = gradients_of(*of_part, causal=False, scaling=scaling)
+            dq_far, *d_seen = gradients(
+                *of_part, causal=False, scaling=scaling, by_products=by_products
+            )
             dq[:, :, queries] += dq_far
             sizes = [each.stop - each.start for each in keys]
             for total, found in zip((dk, dv), d_seen, strict=True):
@@ -244,7 +241,7 @@ class _PackedGroups(Function):
         def near(places: slice) -> None:
             """Adds the part that is causal among these tokens."""
             own = [tensor[:, :, places] for tensor in tensors]
-            add(places, gradients_of(*own, causal=True, scaling=scaling))
+            add(places, gradients(*own, causal=True, scaling=scaling, by_products=by_products))
 
         def apart(replies: slice, fold: _Fold) -> None:
             """Adds the part that is causal within each reply."""
@@ -262,7 +259,7 @@ class _PackedGroups(Function):
             if family.opening:
                 near(opening)
             for group in family.groups:
-                prompt, replies = _slices(group)
+                prompt, replies = _prompt_and_replies(group)
                 near(prompt)
                 if family.opening:
                     far(prompt, opening)
@@ -272,8 +269,8 @@ class _PackedGroups(Function):
         return dq.to(dtype), dk.to(dtype), dv.to(dtype), None, None
 
 
-def _slices(group: GroupSpan) -> tuple[slice, slice]:
-    """Of its prompt and of its replies."""
+def _prompt_and_replies(group: GroupSpan) -> tuple[slice, slice]:
+    """Where they lie."""
     return slice(group.start, group.prompt_end), slice(group.prompt_end, group.end)
 
 

@@ -37,24 +37,25 @@ def gradients(
     *,
     causal: bool,
     scaling: float,
+    by_products: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of query, key and value, from the output's (B, H, Q, D); float32 or float64."""
+    """Of query, key and value, from the output's (B, H, Q, D); float32 or float64.
+
+    `by_products` are float32's alone, which may be rounded as bfloat16's are on their way: where
+    `products_pay` they are faster than the flash kernel.
+    """
+    if by_products:
+        return _by_products(grad, query, key, value, out, lse, causal, scaling)
     return _flash_backward(grad, query, key, value, out, lse, 0.0, causal, scale=scaling)
 
 
-def gradients_by_products(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    *,
-    causal: bool,
-    scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `gradients` in float32, by batched products, tile by tile (FlashAttention-2, arXiv
-    2307.08691, Algorithm 2)."""
+def products_pay(dtype: torch.dtype) -> bool:
+    """Whether bfloat16 is the precision asked for, and this processor multiplies it itself."""
+    return dtype == torch.bfloat16 and multiplies_bfloat16()
+
+
+def _by_products(grad, query, key, value, out, lse, causal, scaling):
+    """Batched products, tile by tile (FlashAttention-2, arXiv 2307.08691, Algorithm 2)."""
     batch, others = query.shape[:2], (grad, query, key, value, out)
     grad, query, key, value, out = (tensor.flatten(0, 1) for tensor in others)
     delta = (grad * out).sum(dim=-1, keepdim=True)
@@ -98,11 +99,6 @@ def _tiles(
         for head in range(0, heads, together):
             of_heads = slice(head, head + together)
             yield (of_heads, slice(start, end)), (of_heads, slice(0, seen)), barred
-
-
-def fast_products_pay(dtype: torch.dtype) -> bool:
-    """Whether bfloat16 is the precision asked for, and this processor multiplies it itself."""
-    return dtype == torch.bfloat16 and multiplies_bfloat16()
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from learners.groups import Group
 
-# Tokens. Attention's further calls cost more time than an opening of 8 saves, and less than one of
-# 16 (8 groups of a prompt of 290 tokens on two cores).
+# Tokens. Below, attention's further calls cost more than the tokens saved: see the shapes with and
+# without an opening of benchmarks/attention.py.
 LEAST_OPENING = 16
 
 

@@ -86,7 +86,7 @@ def test_out_and_gradients_equal_those_under_a_mask(shape, dtype_and_tolerance):
 @pytest.mark.parametrize("amx", [False, True], ids=["float32 kernels", "bfloat16 kernels"])
 def test_bfloat16_differs_by_its_rounding_alone(amx, products, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(attention, "fast_products_pay", lambda dtype: products)
+    monkeypatch.setattr(attention, "products_pay", lambda dtype: products)
     spans, positions = lay_out(ONE_OF_EACH)
     tensors = inputs(len(positions), torch.bfloat16)
     exact = tuple(tensor.detach().float().requires_grad_() for tensor in tensors)
@@ -125,7 +125,7 @@ def test_gradients_by_products_are_those_of_the_flash_kernel(part, monkeypatch):
     monkeypatch.setattr(attention_kernels, "_fast_products", nullcontext)  # they may round
     tensors, options = part
     for found, wanted in zip(
-        attention_kernels.gradients_by_products(*tensors, **options),
+        attention_kernels.gradients(*tensors, **options, by_products=True),
         attention_kernels.gradients(*tensors, **options),
         strict=True,
     ):
@@ -145,7 +145,7 @@ def test_products_of_rounded_numbers_move_the_gradients_by_that_rounding_alone(p
     before = torch.backends.mkldnn.matmul.fp32_precision
     monkeypatch.setattr(torch, "bmm", rounded)
     for found, wanted in zip(
-        attention_kernels.gradients_by_products(*tensors, **options), exact, strict=True
+        attention_kernels.gradients(*tensors, **options, by_products=True), exact, strict=True
     ):
         assert (found - wanted).norm() < 1e-2 * wanted.norm()
     assert torch.backends.mkldnn.matmul.fp32_precision == before
@@ -155,7 +155,9 @@ def test_products_are_exact_again_after_one_that_failed(part):
     (grad, query, key, value, *rest), options = part
     before = torch.backends.mkldnn.matmul.fp32_precision
     with pytest.raises(RuntimeError, match="size"):
-        attention_kernels.gradients_by_products(grad, query, key, value[..., :-1], *rest, **options)
+        attention_kernels.gradients(
+            grad, query, key, value[..., :-1], *rest, **options, by_products=True
+        )
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
@@ -164,9 +166,9 @@ def test_products_take_the_place_of_the_flash_kernel_where_bfloat16_is_native(
     dtype, itself, monkeypatch
 ):
     monkeypatch.setattr(attention_kernels, "multiplies_bfloat16", lambda: True)
-    assert attention_kernels.fast_products_pay(getattr(torch, dtype)) == itself
+    assert attention_kernels.products_pay(getattr(torch, dtype)) == itself
     monkeypatch.setattr(attention_kernels, "multiplies_bfloat16", lambda: False)
-    assert not attention_kernels.fast_products_pay(getattr(torch, dtype))
+    assert not attention_kernels.products_pay(getattr(torch, dtype))
 
 
 def test_a_token_sees_its_opening_its_prompt_its_reply_and_nothing_of_the_others():

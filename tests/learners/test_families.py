@@ -1,6 +1,7 @@
-"""Prompts that begin alike, grouped so that the fewest tokens are left."""
+"""Prompts that begin alike, put together so that the fewest tokens are left."""
 
 from itertools import chain, combinations, pairwise, takewhile
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given, settings
@@ -44,11 +45,8 @@ def test_an_opening_too_short_to_pay_is_none():
 @settings(max_examples=200)
 def test_no_other_runs_of_the_sorted_prompts_take_fewer_tokens(prompts):
     groups = [group(prompt) for prompt in prompts]
-    before, module.LEAST_OPENING = module.LEAST_OPENING, 1
-    try:
+    with patch.object(module, "LEAST_OPENING", 1):
         made = families(groups)
-    finally:
-        module.LEAST_OPENING = before
     assert sorted(map(id, groups)) == sorted(id(each) for family in made for each in family.groups)
     for family in made:
         openings = {tuple(each.prompt_ids[: family.opening]) for each in family.groups}
