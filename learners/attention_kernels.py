@@ -105,8 +105,8 @@ def _tiles(
 def _fast_products() -> Iterator[None]:
     """Products of float32 may be rounded as bfloat16's are, and are added up in float32.
 
-    With AMX they are; without it oneDNN's float32 takes the place of MKL's, and is twice as fast
-    on an AMD with AVX-512. For all threads of the process, while it lasts.
+    With AMX they are; without it oneDNN's float32 takes the place of MKL's, and is faster on an
+    AMD with AVX-512. For all threads of the process, while it lasts.
     """
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, products.fp32_precision = products.fp32_precision, "bf16"
