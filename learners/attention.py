@@ -119,13 +119,15 @@ def visibility(
         each.repeat_interleave(lengths_S, output_size=len(positions_W)) for each in places
     )
 
+    # Of a query: the first position that it sees. A tensor with and without a window, so that one
+    # compiled kernel serves both.
+    earliest_W = torch.zeros_like(positions_W) if window is None else positions_W - window + 1
+
     def sees(_batch: Any, _head: Any, query: Tensor, key: Tensor) -> Tensor:
         of_group = (groups_W[key] == groups_W[query]) | (groups_W[key] == openings_W[query])
         of_reply = (replies_W[key] == 0) | (replies_W[key] == replies_W[query])
-        visible = of_group & of_reply & (key <= query)
-        if window is not None:
-            visible = visible & (positions_W[query] - positions_W[key] < window)
-        return visible
+        of_window = positions_W[key] >= earliest_W[query]
+        return of_group & of_reply & of_window & (key <= query)
 
     return sees
 
@@ -137,11 +139,15 @@ def attention_mask(spans: Sequence[FamilySpan], positions_W: Tensor, window: int
     return sees(0, 0, places_W[:, None], places_W[None, :])[None, None]
 
 
+@torch.no_grad()  # one compiled function for updates and references
 def block_mask(spans: Sequence[FamilySpan], positions_W: Tensor, window: int | None) -> BlockMask:
-    """The same for FlexAttention, which computes the blocks that aren't empty."""
-    width = len(positions_W)
+    """The same for FlexAttention, which computes the blocks that aren't empty.
+
+    Compiled, so that blocks are counted without the whole mask: 1.9 GiB for 14,720 tokens.
+    """
+    width, device = len(positions_W), str(positions_W.device)
     sees = visibility(spans, positions_W, window)
-    return create_block_mask(sees, None, None, width, width, device=str(positions_W.device))
+    return create_block_mask(sees, None, None, width, width, device, _compile=True)
 
 
 def packed_groups_attention(

@@ -1,5 +1,6 @@
 """Attention over packed groups against PyTorch's own under a mask, number by number."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -186,15 +187,24 @@ def test_a_token_sees_its_opening_its_prompt_its_reply_and_nothing_of_the_others
     assert positions.tolist() == [0, 1, 2, 2, 3, 1, 0]
 
 
-@pytest.mark.parametrize("window", [None, 5])
-def test_flex_attention_sees_what_the_mask_shows(window):
-    spans, positions = lay_out([*ONE_OF_EACH, (0, [(140, [8, 8])])])
-    width = len(positions)
-    mask = attention_mask(spans, positions, window)
-    sees = visibility(spans, positions, window)
-    torch.testing.assert_close(create_mask(sees, 1, 1, width, width, device="cpu"), mask)
-    tensors = tuple(tensor.detach() for tensor in inputs(width))  # no backward pass on the CPU
-    found = flex_attention(
-        *tensors, block_mask=block_mask(spans, positions, window), scale=SCALING, enable_gqa=True
-    )
-    torch.testing.assert_close(found, under_mask(*tensors, mask), atol=2e-6, rtol=1e-5)
+def test_flex_attention_sees_what_the_mask_shows_compiled_twice_for_all_widths_and_windows():
+    """What is compiled here is FlexAttention's plain form: on the CPU it has no backward pass."""
+    compiled = []
+
+    def keep(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable:
+        compiled.append(graph)
+        return graph.forward
+
+    flex = torch.compile(flex_attention, backend=keep)
+    long: Shape = [*ONE_OF_EACH, (0, [(140, [8, 8])])]
+    for shape, window in ((long, None), (long, 5), (long * 2, 5), (long * 3, None)):
+        spans, positions = lay_out(shape)
+        width = len(positions)
+        mask = attention_mask(spans, positions, window)
+        sees = visibility(spans, positions, window)
+        torch.testing.assert_close(create_mask(sees, 1, 1, width, width, device="cpu"), mask)
+        tensors = tuple(tensor.detach() for tensor in inputs(width))
+        blocks = block_mask(spans, positions, window)
+        found = flex(*tensors, block_mask=blocks, scale=SCALING, enable_gqa=True)
+        torch.testing.assert_close(found, under_mask(*tensors, mask), atol=2e-6, rtol=1e-5)
+    assert len(compiled) == 2  # one width, then any

@@ -14,7 +14,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from learners import logprobs
+from learners import attention, logprobs
 from learners.batching import plan
 from learners.families import LEAST_OPENING
 from learners.logprobs import ReplyScorer
@@ -141,6 +141,19 @@ def test_shared_prefix_scores_and_gradients_equal_plain_rows(
     torch.testing.assert_close(entropy, expected_entropy, atol=1e-5, rtol=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected_grads[name], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()  # FlexAttention has no backward pass on the CPU
+def test_scores_by_flex_attention_equal_plain_rows(monkeypatch):
+    torch.manual_seed(0)
+    model = MODELS["gemma3, windows of 16"]().eval()
+    table = make_sequences([("rank", 30, [5, 9, 1]), ("rank", 22, [8])], alike=LEAST_OPENING)
+    expected = plain(model, table)
+    monkeypatch.setattr(attention, "attention_mask", attention.block_mask)  # as on a GPU
+    with torch.compiler.set_stance("force_eager"):
+        found = packed(model, table, 500)
+    for score, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(score.sort()[0], wanted.sort()[0], atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_whose_logits_are_capped_is_refused():
