@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starec_ray.agent.formats import FORMATS, MAX_REPLY
-from starec_ray.agent.item_text import clean
+from starec_ray.agent.item_text import one_line
 from starec_ray.agent.memory import MAX_SUMMARY, Memory, digest
 from starec_ray.agent.prompts import Messages, PromptWriter
 from starec_ray.agent.reply_form import ReplyForm
@@ -172,6 +172,6 @@ def split_rationale(reply: str) -> tuple[str, str]:
 
 
 def read_summary(answer: str) -> str:
-    """The first line with words in it, cleaned, at most MAX_SUMMARY characters; else ""."""
-    lines = (line for line in answer.splitlines() if re.search(r"\w{2}", line))
-    return next((clean(line, MAX_SUMMARY) for line in lines), "")
+    """The first line with a word in it, cleaned, at most MAX_SUMMARY characters; else ""."""
+    lines = (one_line(line, MAX_SUMMARY) for line in answer.splitlines())
+    return next((line for line in lines if re.search(r"[^\W_]{2}", line)), "")

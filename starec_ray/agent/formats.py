@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from starec_ray.agent.item_text import article_last, distinct_names
+from starec_ray.agent.item_text import article_last, distinct_names, folded
 from starec_ray.data.dataset import Item
 
 MAX_REPLY = 20_000  # characters read of one reply
@@ -104,7 +104,8 @@ class GradesFormat(ReplyFormat):
     )
 
     def names(self, candidates: Sequence[Item]) -> list[str]:
-        return [article_last(_unaccented(name)) for name in distinct_names(candidates)]
+        spelt = [replace(item, title=_unaccented(item.title)) for item in candidates]
+        return [article_last(name) for name in distinct_names(spelt)]
 
     def line(self, name: str, attributes: str) -> str:
         word = first_word(name)
@@ -168,16 +169,15 @@ class TitlesFormat(ReplyFormat):
         return [option for index in order for option in (0, index)]
 
     def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
-        names = [_bare(name.casefold()) for name in self.names(candidates)]
+        names = [folded(name) for name in self.names(candidates)]
         order: list[int] = []
         repeated = invented = 0
-        for line in reply[:MAX_REPLY].casefold().splitlines():
-            entry = _bare(re.sub(r"^[\s*\-#]*\d{1,3}\s*[.):]", "", line))
-            if not any(map(str.isalnum, entry)):
+        for line in folded(reply[:MAX_REPLY]).splitlines():
+            unnumbered = re.sub(r"^[\s*\-#]*\d{1,3}\s*[.):]", "", line)
+            if not any(map(str.isalnum, unnumbered)):
                 continue
-            meant = [i for i, name in enumerate(names) if _begins_with(entry, name)]
-            longest = max((len(names[i]) for i in meant), default=0)
-            free = [i for i in meant if len(names[i]) == longest and i not in order]
+            meant = _meant(unnumbered, names) or _meant(line, names)
+            free = [index for index in meant if index not in order]
             if free:
                 order.append(free[0])
             elif meant:
@@ -213,9 +213,23 @@ def _unaccented(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
-def _bare(text: str) -> str:
-    """Without the marks that models put before a name (bullets, quotes, emphasis)."""
-    return text.lstrip(" \t*-#\"'")
+def _meant(entry: str, names: Sequence[str]) -> list[int]:
+    """The names that an entry begins with, the longest of them; there may be marks before it.
+
+    A name that has marks of its own is taken with them first: "#Alive" beside "Alive".
+    """
+    marks, text = _marks_and_text(entry)
+    known = [_marks_and_text(name) for name in names]
+    alike = [index for index, (_, own) in enumerate(known) if _begins_with(text, own)]
+    meant = [index for index in alike if marks.endswith(known[index][0])] or alike
+    longest = max((len(names[index]) for index in meant), default=0)
+    return [index for index in meant if len(names[index]) == longest]
+
+
+def _marks_and_text(text: str) -> tuple[str, str]:
+    """The marks that models put before a name (bullets, quotes, emphasis), and what follows."""
+    bare = text.lstrip(" \t*-–—•#_`\"'“”„‟«»‹›‘’‚")
+    return text[: len(text) - len(bare)], bare
 
 
 def _begins_with(text: str, name: str) -> bool:

@@ -3,6 +3,7 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from starec_ray.agent.likeness import likeness_level
 from starec_ray.data.dataset import Item
@@ -11,15 +12,28 @@ ATTRIBUTES = ("year", "tags", "people", "popularity", "likeness")
 MAX_TEXT = 120  # characters of one title or attribute; the rest is cut
 # Brackets spell control tokens ("<|im_end|>", "</s>", "[INST]") and think tags: they are
 # replaced by look-alikes, so that item text stays data in every chat template.
-_LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "[": "(", "]": ")", "{": "(", "}": ")"})
+_LOOKALIKES = {"<": "‹", ">": "›", "[": "(", "]": ")", "{": "(", "}": ")"}
 _ARTICLES = ("the ", "a ", "an ")
 
 
 def clean(text: str, most: int = MAX_TEXT) -> str:
     """One line of harmless text: no control characters, no brackets, `most` characters at most."""
-    printable = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-    line = " ".join(printable.translate(_LOOKALIKES).split())[:most].strip()
-    return line if any(map(str.isalnum, line)) else "untitled"
+    return one_line(text, most) or "untitled"
+
+
+def one_line(text: str, most: int = MAX_TEXT) -> str:
+    """As `clean`, but "" where no letter or digit is left."""
+    line = " ".join("".join(map(_harmless, text)).split())[:most].strip()
+    return line if any(map(str.isalnum, line)) else ""
+
+
+@lru_cache(maxsize=4096)
+def _harmless(character: str) -> str:
+    """Brackets in disguise too: normalised, "＜" and "≮" hold a "<"."""
+    if unicodedata.category(character)[0] in "CZ":
+        return " "
+    parts = unicodedata.normalize("NFKD", character)
+    return next((_LOOKALIKES[part] for part in parts if part in _LOOKALIKES), character)
 
 
 def article_last(title: str) -> str:
@@ -33,13 +47,24 @@ def article_last(title: str) -> str:
 def distinct_names(items: Sequence[Item]) -> list[str]:
     """Cleaned titles, told apart where they are equal: by year, else by a running number."""
     names = [clean(item.title) for item in items]
-    for tell_apart in (lambda i: items[i].year, lambda i: f"#{i + 1}"):
-        counts = Counter(name.casefold() for name in names)
-        names = [
-            f"{name} ({tell_apart(i)})" if counts[name.casefold()] > 1 else name
-            for i, name in enumerate(names)
-        ]
+    for index in _shared(names):
+        if (year := items[index].year) is not None:
+            names[index] += f" ({year})"
+    while shared := _shared(names):
+        for index in shared:
+            names[index] += f" (#{index + 1})"
     return names
+
+
+def folded(text: str) -> str:
+    """Without regard to capitals, and to how letters with accents are put together."""
+    return unicodedata.normalize("NFC", text.casefold())
+
+
+def _shared(names: Sequence[str]) -> list[int]:
+    """Where a name stands that stands elsewhere too."""
+    counts = Counter(map(folded, names))
+    return [index for index, name in enumerate(names) if counts[folded(name)] > 1]
 
 
 def popularity_level(popularity: int, most_popular: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from starec_ray.agent.formats import ReplyFormat
-from starec_ray.agent.item_text import clean, describe
+from starec_ray.agent.item_text import clean, describe, one_line
 from starec_ray.agent.memory import Memory
 from starec_ray.data.dataset import Item
 
@@ -85,7 +85,8 @@ class PromptWriter:
         return _messages(SUMMARIZE_SYSTEM, self._memory(memory))
 
     def _memory(self, memory: Memory) -> list[str]:
-        profile = ", ".join(f"{clean(k)} {clean(v)}" for k, v in memory.profile.items())
+        known = {clean(k): one_line(v) for k, v in memory.profile.items()}
+        profile = ", ".join(f"{name} {value}" for name, value in known.items() if value)
         lines = [f"User: {profile}"] if profile else []
         if memory.summary:
             lines.append(f"Summary: {memory.summary}")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from starec_ray.agent.agent import Agent, read_summary, split_rationale
 from starec_ray.agent.formats import MAX_REPLY
-from starec_ray.agent.item_text import clean, popularity_level
+from starec_ray.agent.item_text import clean, distinct_names, popularity_level
 from starec_ray.agent.memory import MAX_SUMMARY, digest
 from starec_ray.agent.tasks import RankTask, ReflectTask
 from starec_ray.data.dataset import Case, Item
@@ -154,6 +154,11 @@ def test_a_reflection_without_words_keeps_the_old_summary_and_is_malformed():
     assert read["malformed"] and read["summary"] == "old"
 
 
+@pytest.mark.parametrize("answer", ["____", "-" * 700 + " likes drama", "? !\n...", ""])
+def test_a_line_without_a_word_is_no_summary(answer):
+    assert read_summary(answer) == ""
+
+
 def test_a_summary_is_one_clean_line():
     assert read_summary("\n - \nLikes <b>Drama</b>\nmore") == "Likes ‹b›Drama‹/b›"
 
@@ -168,6 +173,26 @@ def test_the_digest_counts_what_was_liked_and_what_was_not():
 )
 def test_popularity_levels_follow_the_square_root(popularity, most, level):
     assert popularity_level(popularity, most) == level
+
+
+def test_equal_titles_are_told_apart_by_year_or_number():
+    def names(*items: tuple[str, int | None]) -> list[str]:
+        return distinct_names([Item(str(i), *item, (), (), 0) for i, item in enumerate(items)])
+
+    assert names(("Psycho", 1960), ("Psycho", 1998)) == ["Psycho (1960)", "Psycho (1998)"]
+    assert names(("Live [1]", None), ("Live (1)", None)) == ["Live (1) (#1)", "Live (1) (#2)"]
+    assert names(("Heat", None), ("Heat", None), ("Heat (#1)", None)) == [
+        "Heat (#1) (#1)",
+        "Heat (#2)",
+        "Heat (#1) (#3)",
+    ]
+
+
+def test_a_profile_value_without_words_is_left_out():
+    mind = agent()
+    mind.dataset._case.profile.update(gender="-", job="cook")
+    text = mind.prompt(RankTask("u/0", ""), words).messages[1]["content"]
+    assert text.startswith("User: age 25-34, job cook\n")
 
 
 @given(st.text())
