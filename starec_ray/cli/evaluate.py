@@ -30,7 +30,10 @@ def evaluate(
         typer.Option("--slow/--no-slow", help="With slow thinking too (three times the work)."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where evaluation.json goes; the run's folder by default.")
+        Path | None,
+        typer.Option(
+            help="Where evaluation.json goes: the run's folder, unless other users are asked for."
+        ),
     ] = None,
 ) -> None:
     """Compare policies: random, popularity, untrained, anchored, reinforced.
@@ -45,6 +48,11 @@ def evaluate(
         raise ConfigError("give --run RUN, or --model and --data.")
     if model is not None and out is None:
         raise ConfigError("--model needs --out, a folder for its evaluation.json.")
+    if out is None and (split != "test" or data is not None):
+        raise ConfigError(
+            "--split and --data need --out, a folder for their evaluation.json: the run's own is "
+            "of its test users."
+        )
     if run is not None and recipe is not None:
         raise ConfigError("a run has its settings: leave --recipe out, or --run.")
     found = RunDir(run, create=False) if run is not None else None

@@ -18,6 +18,7 @@ RANKINGS = pa.schema(
         pa.field("case_id", pa.string(), nullable=False),
         pa.field("ranking", pa.list_(pa.string()), nullable=False),  # item ids, best first
         pa.field("malformed", pa.bool_(), nullable=False),
+        pa.field("history_shed", pa.int16(), nullable=False),  # items dropped to fit the window
     ]
 )
 
@@ -136,8 +137,8 @@ def evaluate_rankings(
 ) -> PolicyResult:
     """A policy without a model: `ranker(case, seed)` gives the item ids, best first."""
     rankings = [ranker(dataset.case(case_id), seed) for case_id in case_ids]
-    whole = [False] * len(case_ids)
-    table = pa.table([list(case_ids), rankings, whole], schema=RANKINGS)
+    malformed, history_shed = [False] * len(case_ids), [0] * len(case_ids)
+    table = pa.table([list(case_ids), rankings, malformed, history_shed], schema=RANKINGS)
     return _result(policy, table, _score(scorer, table))
 
 
@@ -258,6 +259,7 @@ def _result(policy: str, rankings: pa.Table, scores: pa.Table) -> PolicyResult:
         tuple(rankings["case_id"].to_pylist()),
         scores["target_rank"].to_numpy().astype(np.int64),
         rankings["malformed"].to_numpy(),
+        rankings["history_shed"].to_numpy().astype(np.int64),
     )
 
 

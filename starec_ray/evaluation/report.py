@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,13 +16,28 @@ from starec_ray.evaluation.results import HEADLINE, PolicyResult, results_table,
 from starec_ray.run_dir import EVALUATION, written_whole
 
 BASELINE = "popularity"
-_COLUMNS = {"ndcg@1": "N@1", "ndcg@5": "N@5", HEADLINE: "N@10", "ndcg@20": "N@20", "mrr": "MRR"}
+_COLUMNS = {
+    "ndcg@1": "N@1",
+    "ndcg@5": "N@5",
+    HEADLINE: "N@10",
+    "ndcg@20": "N@20",
+    "hr@10": "HR@10",
+    "mrr": "MRR",
+}
 
 
 def write_evaluation(
-    folder: Path, results: Sequence[PolicyResult], dataset: Dataset, *, seed: int = 0
+    folder: Path,
+    results: Sequence[PolicyResult],
+    dataset: Dataset,
+    *,
+    data_path: str,
+    split: str,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Write evaluation.json, evaluation_cases.parquet and policies.png; returns the summary.
+
+    `data_path` and `split` say where the cases are from.
 
     Everything in the summary can be computed again from evaluation_cases.parquet (see
     `results.read_results`) and the data folder.
@@ -29,7 +45,8 @@ def write_evaluation(
     activity = {
         case_id: dataset.case(case_id).activity for result in results for case_id in result.case_ids
     }
-    summary = summarise(results, activity, seed=seed)
+    where = {"data": data_path, "split": split, "seed": seed}
+    summary = where | summarise(results, activity, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "evaluation_cases.parquet") as aside:
         pq.write_table(results_table(results), aside, compression="zstd")
@@ -50,9 +67,22 @@ def print_evaluation(summary: Mapping[str, Any], console: Console | None = None)
     console.print(_activity_table(summary))
 
 
-def _policies_table(summary: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{summary['cases']} cases, ×100, N@10 with its 95 % interval")
+def _table(title: str) -> Table:
+    """Policies by row, so narrow that all their metrics fit into 80 characters."""
+    table = Table(
+        title=f"\n{title}",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("policy", no_wrap=True)
+    return table
+
+
+def _policies_table(summary: Mapping[str, Any]) -> Table:
+    title = f"{summary['cases']} {summary['split']} users, ×100, N@10 with its 95 % interval"
+    table = _table(title)
     for heading in (*_COLUMNS.values(), "malformed"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in summary["results"]:
@@ -65,8 +95,7 @@ def _policies_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title=f"N@10 ×100 less that of {BASELINE}, case by case")
-    table.add_column("policy", no_wrap=True)
+    table = _table(f"N@10 ×100 less that of {BASELINE}")
     for heading in ("difference", "95 % interval", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     for difference in differences:
@@ -83,8 +112,7 @@ def _differences_table(differences: Sequence[Mapping[str, Any]]) -> Table:
 
 def _activity_table(summary: Mapping[str, Any]) -> Table:
     results = summary["results"]
-    table = Table(title="N@10 ×100 by the user's number of interactions")
-    table.add_column("policy", no_wrap=True)
+    table = _table("N@10 ×100 by the user's number of interactions")
     for group in results[0]["by_activity"]:
         table.add_column(f"{group['activity']}\n({group['cases']} cases)", justify="right")
     for result in results:

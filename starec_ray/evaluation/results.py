@@ -30,6 +30,7 @@ EVALUATION_CASES = pa.schema(
         pa.field("case_id", pa.string(), nullable=False),
         pa.field("target_rank", pa.int16(), nullable=False),  # 1-based
         pa.field("malformed", pa.bool_(), nullable=False),
+        pa.field("history_shed", pa.int16(), nullable=False),  # items dropped to fit the window
     ]
 )
 
@@ -44,12 +45,15 @@ class PolicyResult:
         target_ranks: 1-based ranks of the targets, int array [cases]; a malformed reply's
             ranking was completed in the order shown and counts like any other.
         malformed: which replies were malformed, bool array [cases].
+        history_shed: items of history that the prompts of the ranking left out to fit the
+            window, int array [cases].
     """
 
     policy: str
     case_ids: tuple[str, ...]
     target_ranks: NDArray[np.int64]
     malformed: NDArray[np.bool_]
+    history_shed: NDArray[np.int64]
 
     @property
     def slow_thinking(self) -> bool:
@@ -112,6 +116,7 @@ def results_table(results: Sequence[PolicyResult]) -> pa.Table:
                 result.case_ids,
                 result.target_ranks.astype(np.int16),
                 result.malformed,
+                result.history_shed.astype(np.int16),
             ],
             schema=EVALUATION_CASES,
         )
@@ -138,6 +143,7 @@ def read_results(path: Path) -> list[PolicyResult]:
             tuple(part["case_id"].to_pylist()),
             part["target_rank"].to_numpy().astype(np.int64),
             part["malformed"].to_numpy(),
+            part["history_shed"].to_numpy().astype(np.int64),
         )
         for policy, part in parts.items()
     ]
@@ -164,6 +170,7 @@ def _policy_summary(
             name: list(bootstrap_interval(values, seed=seed)) for name, values in metrics.items()
         },
         "malformed_rate": float(result.malformed.mean()),
+        "history_shed": float(result.history_shed.mean()),
         "by_activity": [
             {
                 "activity": label,

@@ -82,6 +82,13 @@ def compare(
         batch_size=recipe.config.max_num_seqs,
         seed=recipe.run.seed,
     )
-    summary = write_evaluation(out, results, session.dataset, seed=recipe.run.seed)
+    summary = write_evaluation(
+        out,
+        results,
+        session.dataset,
+        data_path=str(recipe.config.data_path),
+        split=split,
+        seed=recipe.run.seed,
+    )
     print_evaluation(summary, console)
     return summary

@@ -92,17 +92,18 @@ def test_a_case_left_out_is_an_error(world) -> None:
         run(world, slow_thinking=False)
 
 
-def test_malformed_replies_are_counted_and_still_ranked(world) -> None:
+def test_malformed_replies_and_shed_history_are_counted_and_still_ranked(world) -> None:
     sample = world.sampler.sample
 
     def one_malformed(tasks, **options) -> pa.Table:
         rows = sample(tasks, **options).to_pylist()
-        rows[2]["malformed"] = True
+        rows[2] |= {"malformed": True, "history_shed": 5}
         return pa.Table.from_pylist(rows, schema=sample(tasks, **options).schema)
 
     world.sampler.sample = one_malformed
     result = run(world, slow_thinking=False)
     assert result.malformed.tolist() == [False, False, True, False]
+    assert result.history_shed.tolist() == [0, 0, 5, 0]
     assert result.target_ranks.tolist() == [1, 2, 3, 4]
 
 

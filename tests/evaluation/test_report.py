@@ -2,17 +2,21 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image  # comes with matplotlib
 from rich.console import Console
 
+from starec_ray.cli.evaluate import evaluate
+from starec_ray.errors import ConfigError
 from starec_ray.evaluation.evaluate import evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
 from starec_ray.evaluation.results import read_results
 
 PNG = b"\x89PNG\r\n"
+WHERE = {"data_path": "data/four", "split": "test"}
 
 
 @pytest.fixture
@@ -24,8 +28,14 @@ def results(world):
 
 def test_an_evaluation_leaves_its_numbers_its_ranks_and_a_plot(world, results, tmp_path) -> None:
     folder = tmp_path / "run"
-    summary = write_evaluation(folder, results, world.dataset)
+    summary = write_evaluation(folder, results, world.dataset, **WHERE, seed=3)
     assert json.loads((folder / "evaluation.json").read_text()) == summary
+    assert {name: summary[name] for name in ("data", "split", "seed", "cases")} == {
+        "data": "data/four",
+        "split": "test",
+        "seed": 3,
+        "cases": 4,
+    }
     assert len(read_results(folder / "evaluation_cases.parquet")) == len(results)
     assert (folder / "policies.png").read_bytes().startswith(PNG)
     assert (folder / "policies.png").stat().st_size > 10_000
@@ -36,16 +46,22 @@ def test_an_evaluation_leaves_its_numbers_its_ranks_and_a_plot(world, results, t
 def test_the_screen_shows_every_policy_with_interval_malformed_rate_and_difference(
     world, results, tmp_path
 ) -> None:
-    summary = write_evaluation(tmp_path, results, world.dataset)
-    console = Console(width=100, record=True, file=io.StringIO())
+    summary = write_evaluation(tmp_path, results, world.dataset, **WHERE)
+    console = Console(width=82, record=True, file=io.StringIO())
     print_evaluation(summary, console)
     text = console.export_text()
     line = next(line for line in text.splitlines() if "reinforced+slow" in line)
-    assert "100.0 (100.0–100.0)" in line
-    assert "0.0 %" in line
+    assert " ".join(line.split()[1:]) == "100.0 100.0 100.0 (100.0–100.0) 100.0 100.0 100.0 0.0 %"
+    assert "HR@10" in text and "4 test users" in text
     assert "less that of popularity" in text
     assert all(result.policy in text for result in results)
     assert "10–10" in text
+
+
+@pytest.mark.parametrize("other", [{"split": "validation"}, {"data": Path("elsewhere")}])
+def test_an_evaluation_of_other_users_does_not_replace_the_run_s_own(other, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="need --out"):
+        evaluate(run=tmp_path, **other)
 
 
 def test_the_training_plot_shows_reward_and_ndcg(tmp_path) -> None:

@@ -19,7 +19,8 @@ ACTIVITY = {"a": 20, "b": 35, "c": 35, "d": 300}
 
 def result(policy: str, ranks: list[int], malformed: int = 0) -> PolicyResult:
     flags = np.arange(len(ranks)) < malformed
-    return PolicyResult(policy, CASES[: len(ranks)], np.array(ranks), flags)
+    shed = np.arange(len(ranks))
+    return PolicyResult(policy, CASES[: len(ranks)], np.array(ranks), flags, shed)
 
 
 def test_the_summary_worked_by_hand() -> None:
@@ -35,6 +36,7 @@ def test_the_summary_worked_by_hand() -> None:
     assert [entry[f"hr@{k}"] for k in (1, 5, 10)] == [0.25, 0.5, 0.75]
     assert entry["mrr"] == pytest.approx((1 + 1 / 3 + 1 / 7 + 1 / 20) / 4)
     assert entry["malformed_rate"] == 0.25
+    assert entry["history_shed"] == 1.5
     low, high = entry["ci95"]["ndcg@10"]
     assert 0 <= low < entry["ndcg@10"] < high <= 1
 
@@ -50,6 +52,7 @@ def test_the_shape_of_the_summary() -> None:
             "slow_thinking",
             "ci95",
             "malformed_rate",
+            "history_shed",
             "by_activity",
         }
         assert set(entry["ci95"]) == metrics
