@@ -230,7 +230,6 @@ class Distillation:
                 score,
                 judge_follow_up(
                     reading["ranking"],
-                    self._names(task.case_id),
                     self.targets[task.case_id],
                     score=score or 0.0,
                     min_score=self.settings.min_score,

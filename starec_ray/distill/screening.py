@@ -86,16 +86,19 @@ def judge_summary(reading: dict[str, Any], case: Case) -> Judgement:
 
 
 def judge_follow_up(
-    ranking: Sequence[str], names: dict[str, str], target: str, *, score: float, min_score: float
+    ranking: Sequence[str], target: str, *, score: float, min_score: float
 ) -> Judgement:
-    """A reflection's verdict by the ranking that its summary made possible; as `judge_ranking`."""
+    """A reflection's verdict by the ranking that its summary made possible; as `judge_ranking`.
+
+    The fault doesn't name the target: the summary written again would, before that target's case.
+    """
     if score >= min_score:
         return Judgement(KEPT)
+    rank = list(ranking).index(target) + 1
     return Judgement(
         LOW_SCORE,
-        f"With your summary the next prediction placed what the user chose then, {names[target]}, "
-        f"{list(ranking).index(target) + 1} of {len(ranking)}. Find what the history says of such "
-        "items.",
+        f"With your summary the next prediction placed what the user chose then {rank} of "
+        f"{len(ranking)}. Find what else the history says of the user's taste.",
     )
 
 

@@ -78,7 +78,9 @@ def answer_to(messages: list[dict[str, str]]) -> tuple[str, str]:
     prompt = messages[1]["content"]
     last = messages[-1]["content"]
     if "Candidates:" not in prompt:
-        liked = re.search(r"^\+ (\w+)", prompt, re.MULTILINE)
+        # A word of the title, which may say nothing, or what the summary before began with.
+        place = "^Summary: Likes" if "You predicted:" in prompt else r"^\+"
+        liked = re.search(rf"{place} ([\w-]+)", prompt, re.MULTILINE)
         return "The latest was liked a lot.", f"Likes {liked[1] if liked else 'nothing'}."
     names = [line.split(" (")[0] for line in prompt.split("Candidates:\n")[1].splitlines()]
     names = [re.sub(r"( \d)$", "", name) for name in names]

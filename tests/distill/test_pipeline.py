@@ -110,6 +110,20 @@ def test_the_teacher_never_sees_a_target_before_it_ranked(agent, films, tmp_path
         assert f" {titles[targets[case]]} " not in memory
 
 
+def test_a_rethought_reflection_is_not_told_what_the_user_chose_next(agent, films, tmp_path):
+    targets = load_targets(films)
+    titles = {item.item_id: item.title for item in agent.dataset.items.values()}
+    with teacher_server() as server:
+        distil(agent, films, tmp_path / "j", server)
+    asked = [request["messages"] for request in server.seen]
+    rethought = [m for m in asked if "You predicted:" in m[1]["content"] and len(m) > 2]
+    assert any("the next prediction placed" in m[-1]["content"] for m in rethought)
+    for messages in rethought:
+        reflected = next(c for c in targets if _asks_for(agent, c, messages[1]["content"]))
+        following = agent.dataset.case(reflected).next_case_id
+        assert titles[targets[following]] not in messages[-1]["content"]
+
+
 def _asks_for(agent, case_id, prompt) -> bool:
     latest = [line[2:] for line in prompt.splitlines() if line.startswith(("+ ", "- "))][-3:]
     history = agent.dataset.case(case_id).history[-3:]

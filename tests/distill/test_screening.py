@@ -79,9 +79,9 @@ def test_preference_words_are_those_of_the_history_and_the_candidates(case):
 
 
 def test_a_reflection_is_judged_by_the_ranking_that_it_led_to():
-    assert judge_follow_up(["a", "b"], NAMES, "b", score=0.63, min_score=0.5).verdict == "kept"
-    judgement = judge_follow_up(["a", "b", "c"], NAMES, "c", score=0.5, min_score=0.6)
-    assert judgement.verdict == "low score" and "Clue, 3 of 3" in judgement.fault
+    assert judge_follow_up(["a", "b"], "b", score=0.63, min_score=0.5).verdict == "kept"
+    judgement = judge_follow_up(["a", "b", "c"], "c", score=0.5, min_score=0.6)
+    assert judgement.verdict == "low score" and "chose then 3 of 3" in judgement.fault
 
 
 def test_a_rethink_is_the_conversation_with_the_answer_and_its_fault():
