@@ -4,6 +4,7 @@ The number of inputs tried is printed at the end of all tests.
 """
 
 import contextlib
+import gzip
 import math
 import tempfile
 import typing
@@ -158,11 +159,18 @@ METADATA = lines(
         for n in range(1, 5)
     ]
 )
-PUBLISHED = {
-    "movielens-1m": GOOD,
-    "recbole": {"ml.inter": INTER, "ml.item": ITEMS},
-    "amazon": {"Films.jsonl": NEW_REVIEWS, "meta_Films.jsonl": METADATA},
-}
+PUBLISHED: list[tuple[str, dict[str, str | bytes]]] = [
+    ("movielens-1m", dict(GOOD)),
+    ("recbole", {"ml.inter": INTER, "ml.item": ITEMS}),
+    ("amazon", {"Films.jsonl": NEW_REVIEWS, "meta_Films.jsonl": METADATA}),
+    (
+        "amazon",
+        {
+            "Films.jsonl.gz": gzip.compress(NEW_REVIEWS.encode()),
+            "meta_Films.jsonl.gz": gzip.compress(METADATA.encode()),
+        },
+    ),
+]
 damages = st.tuples(
     st.integers(0, 10**6), st.integers(0, 12), st.binary(max_size=6) | st.just(b"\n")
 )
@@ -178,16 +186,18 @@ def damaged(content: str | bytes, damage: tuple[int, int, bytes]) -> bytes:
 
 @many
 @given(
-    source=st.sampled_from(sorted(PUBLISHED)),
+    published=st.sampled_from(PUBLISHED),
     number=st.integers(0, 2),
     damage=damages,
     skip=st.booleans(),
 )
-def test_damaged_data_files_are_read_or_refused_and_nothing_is_left(source, number, damage, skip):
+def test_damaged_data_files_are_read_or_refused_and_nothing_is_left(
+    published, number, damage, skip
+):
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch) / "published", Path(scratch) / "out"
         folder.mkdir()
-        contents = dict(PUBLISHED[source])
+        source, contents = published[0], dict(published[1])
         name = sorted(contents)[number % len(contents)]
         contents[name] = damaged(contents[name], damage)
         for each, content in contents.items():
@@ -198,7 +208,7 @@ def test_damaged_data_files_are_read_or_refused_and_nothing_is_left(source, numb
                 protocol = {**SMALL, "negatives": 1}
                 prepare(source, out, folder=folder, skip_bad_rows=skip, **protocol)
             except DataError:
-                assert not out.exists()
+                assert [path.name for path in Path(scratch).iterdir()] == ["published"]
                 raise
             dataset, targets = Dataset.load(out), load_targets(out)
             for case_id in dataset.case_ids("train"):

@@ -145,6 +145,8 @@ def _print_folder(folder: Path) -> None:
     for reason, number in dropped.items():
         if number:
             facts.add_row(f"rows dropped, {reason}", f"{number:,}")
+    if unknown := counts.get("given_candidates_without_item"):
+        facts.add_row("published candidates dropped, not among the items", f"{unknown:,}")
     candidates: dict[str, int] = {}
     for split in SPLITS:
         cases = [dataset.case(case_id) for case_id in dataset.case_ids(split)]

@@ -17,13 +17,23 @@ class BadRows:
         self.count = 0
         self._first: list[tuple[int, str]] = []
 
-    def add(self, line: int, expected: str, found: str) -> None:
+    def add(self, line: int, expected: str, found: str | bytes) -> None:
         """Note a bad row: its 1-based line number, what was expected there, what was found."""
         self.count += 1
-        shown = found if len(found) <= _LONGEST else found[:_LONGEST] + "…"
-        self._first.append((line, f"  line {line}: expected {expected}, found {shown!r}"))
+        more = "…" if len(found) > _LONGEST else ""
+        shown = f"{found[:_LONGEST]!r}{more}"
+        self._first.append((line, f"  line {line}: expected {expected}, found {shown}"))
         # By line, not by the order of the checks that found them.
         self._first = sorted(self._first)[:SHOWN]
+
+    def decode(self, line: int, content: bytes) -> str | None:
+        """The text of a line in UTF-8. If it is none, that is a bad row, and the answer None."""
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            around = content[max(error.start - _LONGEST // 2, 0) :]
+            self.add(line, "text in UTF-8", around)
+            return None
 
     def close(self) -> None:
         if not self.count or self.skip:

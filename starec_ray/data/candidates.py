@@ -11,7 +11,8 @@ class NegativeDraw:
     """Draws negatives from the items of the catalog that are in use.
 
     `catalog` is the raw catalog, `in_use` the sorted codes (its rows) that may be drawn, `given`
-    maps user ids to published candidates, taken before the drawn ones.
+    maps user ids to published candidates, taken before the drawn ones; `unknown` counts those
+    that are no such items, and so can't be taken.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class NegativeDraw:
             user_id: [codes[item_id] for item_id in ids if item_id in codes]
             for user_id, ids in given.items()
         }
+        self.unknown = sum(map(len, given.values())) - sum(map(len, self._given.values()))
 
     def draw(
         self, rng: np.random.Generator, user_id: str, touched: np.ndarray, count: int, block: int

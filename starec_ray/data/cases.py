@@ -49,6 +49,8 @@ def make_cases(raw: RawData, protocol: Protocol, say: Say) -> Prepared:
 
     say("drawing candidates")
     draw = NegativeDraw(raw.catalog, in_use, raw.given_candidates)
+    if raw.given_candidates:
+        counts["given_candidates_without_item"] = draw.unknown
     user_ids = users.column("user_id").combine_chunks()
     item_ids = raw.catalog.column("item_id").combine_chunks()
     cases, targets = _cut(

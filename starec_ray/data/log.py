@@ -20,7 +20,7 @@ class Log:
     user: np.ndarray  # int64 [N]
     item: np.ndarray  # int64 [N]
     rating: np.ndarray  # float32 [N], NaN for none
-    timestamp: pa.Array  # int64 seconds [N], null for none
+    timestamp: pa.Array  # float64 seconds as published [N], null for none
 
     def take(self, rows: np.ndarray) -> "Log":
         """The interactions of these rows, in their order."""
@@ -39,7 +39,7 @@ class Log:
                 user_ids.take(pa.array(self.user)),
                 item_ids.take(pa.array(self.item)),
                 pa.array(self.rating, pa.float32(), from_pandas=True),  # NaN → null
-                self.timestamp,
+                pc.floor(self.timestamp).cast(pa.int64()),
                 pa.array(position, pa.int32()),
             ],
             schema=schemas.INTERACTIONS,

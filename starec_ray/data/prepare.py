@@ -10,7 +10,7 @@ from starec_ray.data.cases import make_cases
 from starec_ray.data.protocol import Protocol
 from starec_ray.data.raw import RawData, Say
 from starec_ray.data.sources import amazon, movielens, recbole, synthetic
-from starec_ray.data.store import check_out, write_folder
+from starec_ray.data.store import check_out, clear_abandoned, write_folder
 from starec_ray.errors import DataError
 
 SIMULATED_USERS = 1000
@@ -69,10 +69,12 @@ def prepare(
     `folder` holds the published files (none for "synthetic"). `parameters` are fields of
     `Protocol`; those missing or None take the source's defaults. `say` is told of each phase.
     Raises DataError for unusable input, bad rows (unless `skip_bad_rows`), too few users, or an
-    `out` in use (unless `force`); `out` then is as it was before.
+    `out` in use (unless `force`), and StorageError for an `out` that can't be written; `out` then
+    is as it was before.
     """
     if source not in SOURCES:
         raise DataError(f"there is no source {source!r}: take one of {', '.join(SOURCES)}.")
+    clear_abandoned(Path(out))
     check_out(Path(out), force=force)  # before the work, not only after it
     given = {name: value for name, value in parameters.items() if value is not None}
     Protocol(**given)  # wrong values show before the reading

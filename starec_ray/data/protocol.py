@@ -5,7 +5,8 @@ In this order:
    user's interactions with the same item.
 2. Users and items with too few interactions are dropped, again and again until none is left
    (a k-core).
-3. A user's time order is by timestamp, ties (and sources without timestamps) by file order.
+3. A user's time order is by timestamp as published, fractions of a second too; ties (and sources
+   without timestamps) by file order.
 4. Eligible users have at least `rounds` positive interactions, and something before the first of
    the last `rounds`. They are shuffled with the seed and dealt to test, validation and train, in
    that order, so that more training users leave the test users as they are.
@@ -16,9 +17,10 @@ In this order:
    stream, made of the seed, the user and the round. No two candidates of a case share title and
    year, or a reply couldn't tell them apart. Where a source comes with candidates for a user,
    those are taken first, in their order: the last round the first of them, the round before it
-   those that follow.
+   those that follow. Those that aren't among the items, or were dropped, are counted.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 from starec_ray.errors import DataError
@@ -60,6 +62,8 @@ class Protocol:
                 continue
             if value < lowest.get(name, 0):
                 raise DataError(f"{name} is {value}, must be at least {lowest.get(name, 0)}.")
+        if not math.isfinite(self.positive_above):
+            raise DataError(f"positive_above is {self.positive_above}, must be a finite number.")
         if self.rounds > 127:
             raise DataError(f"rounds is {self.rounds}, must be at most 127.")
         if self.train_users + self.validation_users + self.test_users == 0:

@@ -12,7 +12,13 @@ from starec_ray import schemas
 Say = Callable[[str], None]
 
 RAW_CATALOG = pa.schema([f for f in schemas.CATALOG if f.name != "popularity"])
-RAW_INTERACTIONS = pa.schema([f for f in schemas.INTERACTIONS if f.name != "position"])
+RAW_INTERACTIONS = pa.schema(
+    [
+        *(f for f in schemas.INTERACTIONS if f.name not in ("timestamp", "position")),
+        pa.field("timestamp", pa.float64()),  # seconds; their fraction may tell the order
+    ]
+)
+TIME_LIMIT = 2.0**62  # timestamps are smaller than that, so that whole seconds are int64
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,14 @@ Folders are written aside and renamed, so that a reader sees a whole folder or n
 depend on the tables alone: no clock, no host name, fixed writer options.
 """
 
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from starec_ray import schemas
-from starec_ray.errors import DataError
+from starec_ray.errors import DataError, StorageError
 from starec_ray.local_path import local_path
 
 SCHEMA_VERSION = 1
@@ -37,12 +40,13 @@ def check_out(out: Path, *, force: bool) -> None:
     An existing folder with something in it is replaced only with `force`, and only when it is a
     data folder (it holds a manifest.json), so that a mistyped path costs nothing.
     """
-    if not local_path(out).exists():
-        return
-    if not out.is_dir():
-        raise DataError(f"{out} is a file: give a folder for --out.")
-    if not any(out.iterdir()):
-        return
+    with _failing_for(out):
+        if not local_path(out).exists():
+            return
+        if not out.is_dir():
+            raise DataError(f"{out} is a file: give a folder for --out.")
+        if not any(out.iterdir()):
+            return
     if not force:
         raise DataError(f"{out} is not empty: give another --out, or --force to replace it.")
     if not (out / MANIFEST).is_file():
@@ -57,15 +61,11 @@ def write_folder(
 ) -> None:
     """Write the tables named in `TABLES` and the manifest to the folder `out`, or nothing.
 
-    Raises DataError as `check_out` does. `tables` have exactly the schemas of `TABLES`.
+    Raises DataError as `check_out` does, and StorageError for a full disk and the like. `tables`
+    have exactly the schemas of `TABLES`.
     """
     check_out(out, force=force)
-    out = Path(os.path.abspath(out))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
-        content = aside / "new"
-        content.mkdir()
+    with _replacing(Path(os.path.abspath(out))) as content:
         for name, schema in TABLES.items():
             if not tables[name].schema.equals(schema):
                 raise ValueError(f"table {name} has another schema:\n{tables[name].schema}")
@@ -79,11 +79,63 @@ def write_folder(
             )
         text = json.dumps({"schema_version": SCHEMA_VERSION, **manifest}, indent=2)
         (content / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `out` when the block ends, and goes if it fails."""
+    with _failing_for(out), ExitStack() as stack:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        stack.enter_context(_lock(aside))
+        stack.callback(_clear, aside, out)
+        content = aside / "new"
+        content.mkdir()
+        yield content
         if out.exists():
             os.replace(out, aside / "old")
         os.replace(content, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def clear_abandoned(out: Path) -> None:
+    """Remove what killed writers of `out` left beside it; put back what one had moved away."""
+    out = Path(os.path.abspath(out))
+    with _failing_for(out):
+        # As mkdtemp names them: eight characters.
+        for aside in out.parent.glob(f".{glob.escape(out.name)}.????????.partial"):
+            with _lock(aside) as abandoned:
+                if abandoned:
+                    _clear(aside, out)
+
+
+def _clear(aside: Path, out: Path) -> None:
+    """Remove a folder of `_replacing`; the old `out` in it goes back if no new one is there."""
+    if (aside / "old").exists() and not out.exists():
+        os.replace(aside / "old", out)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Whether this process has the folder to itself, until the block ends or the process does."""
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another has it, or where it lies there are no locks
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def _failing_for(out: Path) -> Iterator[None]:
+    """What the system refuses becomes an error that names `out`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{out} can't be written: {error}.") from None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """Delimited text files as Arrow columns, with the line number of every row that doesn't fit."""
 
-from dataclasses import dataclass
+import codecs
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from starec_ray.data.bad_rows import BadRows
 from starec_ray.errors import DataError
 
 INTEGER = r"^-?[0-9]{1,18}$"
-NUMBER = r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$"
+_NUMBER = r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$"
 
 
 def need_file(path: Path) -> Path:
@@ -23,31 +23,34 @@ def need_file(path: Path) -> Path:
 
 
 def read_lines(path: Path, encoding: str) -> pa.Array:
-    """Every line of a text file as a string, blank ones too; DataError if it can't be decoded."""
+    """Every line of a text file as bytes of UTF-8, blank ones too; UTF-8 itself isn't checked.
+
+    A file with a byte order mark is in UTF-8, whatever its `encoding` is; the mark is left out.
+    """
     try:
-        table = pa.csv.read_csv(
-            path,
-            pa.csv.ReadOptions(column_names=["line"], encoding=encoding),
-            # No text holds this control character, so each line is one column.
-            pa.csv.ParseOptions(delimiter="\x01", quote_char=False, ignore_empty_lines=False),
-            pa.csv.ConvertOptions(column_types={"line": pa.string()}, strings_can_be_null=False),
-        )
-    except pa.ArrowInvalid as error:
-        if "Empty CSV file" in str(error):
-            return pa.array([], pa.string())
-        raise DataError(f"{path} is not a text file in {encoding}: {error}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file in {encoding}: {error}") from None
-    return table.column("line").combine_chunks()
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}.") from None
+    if content.startswith(codecs.BOM_UTF8):
+        content = content.removeprefix(codecs.BOM_UTF8)
+    elif encoding != "utf-8":
+        content = content.decode(encoding).encode()
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n")
+    # Large: a file may have more than 2 GB.
+    return pc.split_pattern(pa.array([content], pa.large_binary()), "\n").flatten()
 
 
 @dataclass(slots=True)
 class Rows:
-    """The good rows of a file so far: string columns of one length, and their line numbers."""
+    """The good rows of a file so far: string columns of one length, and their line numbers.
+
+    `types` says what the columns hold, where the file does.
+    """
 
     columns: dict[str, pa.Array]
     lines: np.ndarray  # int64, 1-based
     bad: BadRows
+    types: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> pa.Array:
         return self.columns[name]
@@ -66,6 +69,12 @@ class Rows:
     def require_match(self, name: str, pattern: str, expected: str) -> None:
         self.require(name, pc.match_substring_regex(self.columns[name], pattern), expected)
 
+    def require_number(self, name: str, limit: float, expected: str) -> None:
+        """A number, written with a point, and smaller in size than `limit`."""
+        self.require_match(name, _NUMBER, expected)
+        size = pc.abs(self.columns[name].cast(pa.float64()))
+        self.require(name, pc.less(size, limit), f"{expected}, below {limit:.2g} in size")
+
     def require_unique(self, name: str, expected: str) -> None:
         values = self.columns[name].to_numpy(zero_copy_only=False).astype(object)
         _, first = np.unique(values.astype(str), return_index=True)
@@ -83,8 +92,12 @@ def split_rows(
     skip_bad_rows: bool,
     first_line: int = 1,
 ) -> Rows:
-    """Cut lines into columns. Blank lines are passed over; other field counts are bad rows."""
+    """Cut lines, as bytes, into columns of text.
+
+    Blank lines are passed over; those that are no UTF-8 or have other field counts are bad rows.
+    """
     bad = BadRows(path, skip=skip_bad_rows)
+    lines = _decoded(lines, first_line, bad)
     fields = pc.split_pattern(lines, separator)
     count = pc.list_value_length(fields).to_numpy(zero_copy_only=False)
     blank = pc.equal(pc.utf8_trim_whitespace(lines), "").to_numpy(zero_copy_only=False)
@@ -99,7 +112,16 @@ def split_rows(
     flat = fields.filter(pa.array(good)).flatten()
     at = np.arange(0, len(flat), len(names))
     columns = {
-        name: pc.utf8_trim_whitespace(flat.take(pa.array(at + offset)))
+        name: pc.utf8_trim_whitespace(flat.take(pa.array(at + offset))).cast(pa.string())
         for offset, name in enumerate(names)
     }
     return Rows(columns, np.flatnonzero(good) + first_line, bad)
+
+
+def _decoded(lines: pa.Array, first_line: int, bad: BadRows) -> pa.Array:
+    """The lines as text; those that are none go to `bad` and are blank here."""
+    try:
+        return lines.cast(pa.large_string())  # checks all of them at once
+    except pa.ArrowInvalid:
+        texts = [bad.decode(first_line + row, line) for row, line in enumerate(lines.to_pylist())]
+        return pa.array(texts, pa.large_string()).fill_null("")

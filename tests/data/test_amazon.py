@@ -1,10 +1,12 @@
 import gzip
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.data.prepare import prepare
+from starec_ray.data.sources import amazon
 from starec_ray.errors import DataError
 
 
@@ -114,6 +116,84 @@ def test_bad_reviews_are_named_by_line(files, tmp_path):
     assert "line 6: expected a text as asin, found 'None'" in message
     assert "line 7: expected a JSON object, found '{\"reviewerID\":'" in message
     assert "line 8: expected a review with reviewerID or user_id" in message
+
+
+NAMED = lines([{"asin": str(n), "title": f"Album {n}"} for n in (1, 2, 3, 4)])
+REVIEW = '{"reviewerID": "%s", "asin": "%s", "overall": 5, "unixReviewTime": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "expected"),
+    [
+        ("CDs.json", "[" * 100_000 + "\n", r"expected a JSON object, found '\[\["),
+        ("CDs.json", REVIEW % (r"x\ud83d", 1), r"a text as reviewerID, found .*\\ud83d"),
+        ("CDs.json", REVIEW % ("x", r"\ud83d"), r"a text as asin, found .*\\ud83d"),
+        ("CDs.json", b'{"reviewerID": "Ren\xe9"}\n', r"text in UTF-8, found .*Ren\\xe9"),
+        ("meta_CDs.json", "[" * 100_000 + "\n", r"a JSON object or a Python literal, found '\[\["),
+        ("meta_CDs.json", "{[1]: 2}\n", r"a Python literal, found '\{\[1\]: 2\}'"),
+        ("meta_CDs.json", "{{'asin': '1'}}\n", r"a Python literal, found \"\{\{'asin'"),
+        ("meta_CDs.json", b'{"asin": "9", "title": "Ren\xe9"}\n', r"in UTF-8, found .*Ren\\xe9"),
+        ("meta_CDs.json", r'{"asin": "9", "title": "A \ud83d"}' "\n", r"whole characters.*\\ud83d"),
+        (
+            "meta_CDs.json",
+            r'{"asin": "9", "title": "A", "category": ["Root", "\ud83d"]}' "\n",
+            r"whole characters.*\\ud83d",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named_and_can_be_skipped(
+    name, row, expected, files, tmp_path, small_protocol
+):
+    contents = {"CDs.json": OLD_REVIEWS + REVIEW % ("c", 9), "meta_CDs.json": NAMED}
+    contents[name] = contents[name].encode() + (row if isinstance(row, bytes) else row.encode())
+    folder = files(contents)
+    with pytest.raises(DataError, match=rf"(?s)/{name}: 1 bad row:.*line [56]: .*{expected}"):
+        prepare("amazon", tmp_path / "out", folder=folder, **small_protocol)
+    report = prepare(
+        "amazon", tmp_path / "out", folder=folder, skip_bad_rows=True, **small_protocol
+    )
+    assert report.counts["skipped_bad_rows"] == {name: 1}
+
+
+def test_reviews_within_a_second_keep_their_order(files, tmp_path, small_protocol):
+    times = {"1": 20_120, "2": 20_923, "3": 1_000, "4": 9_000}
+    users = {"2": "a", "1": "a", "3": "b", "4": "b"}  # the later one of a comes first in the file
+    reviews = lines(
+        [
+            {"user_id": user, "parent_asin": item, "rating": 5.0, "timestamp": times[item]}
+            for item, user in users.items()
+        ]
+    )
+    folder = files({"CDs.jsonl": reviews, "meta_CDs.jsonl": NAMED})
+    prepare("amazon", tmp_path / "out", folder=folder, **small_protocol)
+    assert load_targets(tmp_path / "out") == {"a/0": "2", "b/0": "4"}
+    written = pq.read_table(tmp_path / "out" / "interactions.parquet")
+    assert written.column("timestamp").to_pylist() == [20, 20, 1, 9]
+
+
+def test_a_byte_order_mark_is_passed_over(files):
+    folder = files({"CDs.json": "\ufeff" + OLD_REVIEWS, "meta_CDs.json": "\ufeff" + NAMED})
+    raw = amazon.read(folder, False, lambda message: None)
+    assert raw.interactions.num_rows == raw.catalog.num_rows == 4
+
+
+@pytest.mark.parametrize(
+    ("category", "tags"),
+    [
+        ("Pop &amp; Rock", ["Pop & Rock"]),
+        (["Root", "Pop", "Live"], ["Pop", "Live"]),
+        ([["Root", "Pop"], ["Root", "Live"]], ["Pop", "Live"]),
+        ([["Root", "Pop"], None, "Live"], ["Pop", "Live"]),
+        (["Root"], ["Root"]),
+        ({"Root": "Pop"}, []),
+        (5, []),
+        (None, []),
+    ],
+)
+def test_categories_of_any_shape_are_names(category, tags, files):
+    metadata = lines([{"asin": "1", "title": "Album", "category": category}])
+    folder = files({"CDs.json": OLD_REVIEWS, "meta_CDs.json": metadata})
+    assert amazon.read(folder, False, lambda message: None).catalog["tags"].to_pylist() == [tags]
 
 
 def test_a_cut_off_gzip_file_is_named(files, tmp_path):

@@ -34,6 +34,8 @@ def test_every_parameter_is_in_the_help():
         (["amazon"], "give --source"),
         (["synthetic", "--source", "."], "reads no files"),
         (["synthetic", "--negatives", "0"], "negatives is 0"),
+        (["synthetic", "--positive-above", "nan"], "positive_above is nan, must be a finite"),
+        (["synthetic", "--positive-above", "inf"], "positive_above is inf, must be a finite"),
         (["synthetic", "--test-users", "5000"], "1000 are eligible"),
     ],
 )

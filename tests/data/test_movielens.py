@@ -125,6 +125,7 @@ def test_skipped_bad_rows_are_counted_in_the_manifest(files, tmp_path, small_pro
         ("users.dat", "1::X::1::10::1\n", "expected one of M, F as Gender, found 'X'"),
         ("users.dat", USERS + USERS, "line 3: expected a UserID that no earlier line has"),
         ("movies.dat", "x::Heat (1995)::Crime\n", "expected a whole number as MovieID"),
+        ("movies.dat", "1::::Crime\n", "line 1: expected a Title, found ''"),
     ],
 )
 def test_bad_users_and_movies_are_named(files, name, text, expected):
@@ -137,6 +138,16 @@ def test_a_missing_file_is_named(files):
     folder: Path = files({"movies.dat": MOVIES})
     with pytest.raises(DataError, match=r"users\.dat does not exist"):
         read_1m(folder, False, lambda message: None)
+
+
+def test_a_file_with_a_byte_order_mark_is_in_utf_8(files):
+    movies = MOVIES.decode("latin-1") + "6::Amélie (2001)::Comedy\n"
+    marked = {name: text.encode("utf-8-sig") for name, text in (
+        ("movies.dat", movies), ("users.dat", USERS), ("ratings.dat", RATINGS),
+    )}  # fmt: skip
+    raw = read_1m(files(marked), False, lambda message: None)
+    assert raw.catalog["title"].to_pylist()[-1] == "Amélie"
+    assert raw.users.num_rows == 2 and raw.interactions.num_rows == 5
 
 
 def test_windows_line_ends_are_read(files):

@@ -1,9 +1,14 @@
+import re
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from starec_ray.cli.data import app
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.data.prepare import prepare
+from starec_ray.data.sources import recbole
 from starec_ray.errors import DataError
 
 ITEMS = (
@@ -28,6 +33,36 @@ def test_atomic_files_with_ratings_and_profiles(files, tmp_path, small_protocol)
     case = dataset.case("a/0")
     assert [(item.item_id, liked) for item, liked in case.history] == [("2", False), ("1", True)]
     assert case.profile == {"age": "24"} and dataset.case("b/0").profile == {}
+
+
+def test_interactions_within_a_second_keep_their_order(files, tmp_path, small_protocol):
+    # The later one of a comes first in the file.
+    inter = "user_id:token\titem_id:token\ttimestamp:float\n" + (
+        "a\t2\t20.9\na\t1\t20.1\nb\t3\t1\nb\t4\t2e0\n"
+    )
+    folder = files({"ml.inter": inter, "ml.item": ITEMS})
+    prepare("recbole", tmp_path / "out", folder=folder, **small_protocol)
+    assert load_targets(tmp_path / "out") == {"a/0": "2", "b/0": "4"}
+    written = pq.read_table(tmp_path / "out" / "interactions.parquet")
+    assert written.column("timestamp").to_pylist() == [20, 20, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "people", "tags"),
+    [
+        ("token", ("Johnson & Johnson",), ("Baby Care",)),
+        ("token_seq", ("Johnson", "&", "Johnson"), ("Baby", "Care")),
+        ("", ("Johnson", "&", "Johnson"), ("Baby", "Care")),
+    ],
+)
+def test_only_a_sequence_of_tokens_is_cut(kind, people, tags, files):
+    items = f"item_id:token\ttitle:token\tbrand:{kind}\tcategories:{kind}\n" + (
+        "1\tBaby Soap\tJohnson & Johnson\tBaby Care\n2\tSoap\t\t\n"
+    )
+    read = recbole.read(files({"shop.inter": INTER, "shop.item": items}), False, lambda text: None)
+    assert read.catalog["title"].to_pylist() == ["Baby Soap", "Soap"]
+    assert read.catalog["people"].to_pylist() == [list(people), []]
+    assert read.catalog["tags"].to_pylist() == [list(tags), []]
 
 
 def test_several_inter_files_are_one_log(files, tmp_path, small_protocol):
@@ -101,9 +136,35 @@ def test_too_few_given_candidates_are_filled_up(files, tmp_path):
     assert not candidates & {"1", "2", "4"}
 
 
+def test_given_candidates_that_are_no_items_are_counted(files, tmp_path):
+    contents = sequence_files()
+    contents["cds.random"] = "u0\t10 98 9 99\nu1\t97 8\n"
+    protocol = {"train_users": 2, "validation_users": 0, "test_users": 1, "negatives": 3}
+    out = tmp_path / "out"
+    report = prepare("recbole", out, folder=files(contents), **protocol)
+    assert report.counts["given_candidates_without_item"] == 3
+    shown = CliRunner().invoke(app, ["show", str(out)], env={"COLUMNS": "120"}).output
+    assert re.search("published candidates dropped, not among the items │ 3 ", shown)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
+        (
+            "ml.inter",
+            INTER + "b\t2\t3\t1e30\n",
+            "line 7: expected seconds as timestamp, below 4.6e+18 in size, found '1e30'",
+        ),
+        (
+            "ml.inter",
+            INTER + "b\t2\t1e999\t3\n",
+            "line 7: expected a number as rating, below 3.4e+38 in size, found '1e999'",
+        ),
+        (
+            "ml.item",
+            (ITEMS + "5\tAmélie\t\t\n").encode("latin-1"),
+            r"line 6: expected text in UTF-8, found b'5\tAm\xe9lie\t\t'",
+        ),
         (
             "ml.inter",
             INTER + "a\t1\tgood\t3\n",
@@ -120,6 +181,15 @@ def test_what_is_wrong_is_named(files, tmp_path, name, text, expected):
     with pytest.raises(DataError) as raised:
         prepare("recbole", tmp_path / "out", folder=folder)
     assert expected in str(raised.value)
+
+
+def test_a_row_in_another_encoding_can_be_skipped(files, tmp_path, small_protocol):
+    items = (ITEMS + "5\tAmélie\t\t\n").encode("latin-1")
+    folder = files({"ml.inter": INTER, "ml.item": items})
+    small_protocol["negatives"] = 1
+    out = tmp_path / "out"
+    report = prepare("recbole", out, folder=folder, skip_bad_rows=True, **small_protocol)
+    assert report.counts["skipped_bad_rows"] == {"ml.item": 1}
 
 
 def test_a_folder_without_inter_files_is_refused(files, tmp_path):

@@ -1,12 +1,18 @@
 import hashlib
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from starec_ray.data import store
 from starec_ray.data.prepare import prepare
-from starec_ray.errors import DataError
+from starec_ray.errors import DataError, StorageError
 
 FEW: dict[str, Any] = {
     "simulated_users": 12,
@@ -51,10 +57,98 @@ def test_a_failure_while_writing_leaves_the_old_folder(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(store.pq, "write_table", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match=r"/out can't be written: No space left"):
         prepare("synthetic", out, force=True, seed=5, **FEW)
     assert (out / "cases.parquet").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+@pytest.mark.parametrize("interruption", [OSError("Device or resource busy"), KeyboardInterrupt()])
+def test_an_interrupted_exchange_leaves_the_old_folder(tmp_path, monkeypatch, interruption):
+    out = tmp_path / "out"
+    prepare("synthetic", out, **FEW)
+    before = (out / "manifest.json").read_bytes()
+    real = os.replace
+
+    def interrupted(source, target):
+        if Path(source).name == "new":
+            raise interruption
+        real(source, target)
+
+    monkeypatch.setattr(store.os, "replace", interrupted)
+    with pytest.raises((StorageError, KeyboardInterrupt)):
+        prepare("synthetic", out, force=True, seed=5, **FEW)
+    assert (out / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_cause(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"/file/out can't be written: .*exists"):
+        prepare("synthetic", tmp_path / "file" / "out", **FEW)
+    with pytest.raises(StorageError, match=r"can't be written: .*too long"):
+        prepare("synthetic", tmp_path / ("x" * 300), **FEW)
+
+
+WRITER = """
+import os, sys
+from starec_ray.data import store
+from starec_ray.data.prepare import prepare
+
+real = os.replace
+def stop(source, target):
+    if {stop_before!r} in str(source):
+        print("here", flush=True)
+        sys.stdin.read()
+    real(source, target)
+
+store.os.replace = stop
+prepare("synthetic", {out!r}, force=True, seed=5, **{few!r})
+"""
+
+
+@contextmanager
+def writer_stopped_before(out: Path, stop_before: str) -> Iterator[subprocess.Popen]:
+    """A process that writes `out`, and waits before it renames what is called so."""
+    program = WRITER.format(out=str(out), stop_before=stop_before, few=FEW)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout and process.stdout.readline() == "here\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("renaming", ["/out", "/new"])
+def test_what_a_killed_writer_left_goes_at_the_next_start(tmp_path, renaming):
+    out = tmp_path / "out"
+    prepare("synthetic", out, **FEW)
+    before = (out / "manifest.json").read_bytes()
+    with writer_stopped_before(out, renaming) as process:
+        process.terminate()
+        process.wait()
+    assert len(list(tmp_path.glob(".out.*.partial"))) == 1
+    # Not forced: the old folder, if it was moved, is back, and still in use.
+    with pytest.raises(DataError, match="is not empty"):
+        prepare("synthetic", out, **FEW)
+    assert (out / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_what_a_living_writer_or_that_of_another_folder_has_is_left_alone(tmp_path):
+    out = tmp_path / "out"
+    others = tmp_path / ".out.v2.12345678.partial"
+    others.mkdir()
+    prepare("synthetic", out, **FEW)
+    with writer_stopped_before(out, "/out") as process:
+        prepare("synthetic", out, force=True, **FEW)
+        assert len(list(tmp_path.glob(".out.*.partial"))) == 2
+        process.communicate("", timeout=60)
+        assert process.returncode == 0
+    assert json.loads((out / "manifest.json").read_text())["seed"] == 5
+    assert others.is_dir()
 
 
 def test_the_manifest_tells_how_the_folder_was_made(tmp_path, files, small_protocol):

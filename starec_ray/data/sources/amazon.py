@@ -12,6 +12,7 @@ import ast
 import gzip
 import html
 import json
+import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,14 @@ from typing import Any
 import pyarrow as pa
 
 from starec_ray.data.bad_rows import BadRows
-from starec_ray.data.raw import RAW_CATALOG, RAW_INTERACTIONS, RawData, Say, users_table
+from starec_ray.data.raw import (
+    RAW_CATALOG,
+    RAW_INTERACTIONS,
+    TIME_LIMIT,
+    RawData,
+    Say,
+    users_table,
+)
 from starec_ray.errors import DataError
 
 _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
@@ -65,15 +73,16 @@ def _only(folder: Path, what: str, paths: list[Path]) -> Path:
 
 def _records(bad: BadRows, say: Say, literals: bool) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Line number, text and object of each line; the rest goes to `bad`."""
-    opened = gzip.open if bad.file.suffix == ".gz" else open
+    opened: Any = gzip.open if bad.file.suffix == ".gz" else open
+    number = 0
     expected = "a JSON object" + (" or a Python literal" if literals else "")
     say(f"reading {bad.file.name}")
     try:
-        with opened(bad.file, "rt", encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
+        with opened(bad.file, "rb") as file:
+            for number, content in enumerate(file, start=1):
                 if number % _EVERY == 0:
                     say(f"reading {bad.file.name}: {number:,} rows")
-                line = line.strip()
+                line = (bad.decode(number, content) or "").removeprefix("\ufeff").strip()
                 if not line:
                     continue
                 record = _parse(line, literals)
@@ -81,38 +90,41 @@ def _records(bad: BadRows, say: Say, literals: bool) -> Iterator[tuple[int, str,
                     yield number, line, record
                 else:
                     bad.add(number, expected, line)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{bad.file} can't be read to its end: {error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{bad.file} can't be read to its end, only to line {number}: {error}."
+        ) from None
 
 
 def _parse(line: str, literals: bool) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         if not literals:
             return None
     try:
         return ast.literal_eval(line)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
 
 
 def _interactions(bad: BadRows, say: Say) -> pa.Table:
     users: dict[str, int] = {}
     items: dict[str, int] = {}
-    user_codes, item_codes, ratings, times = array("i"), array("i"), array("f"), array("q")
+    user_codes, item_codes, ratings, times = array("i"), array("i"), array("f"), array("d")
     for number, line, record in _records(bad, say, literals=False):
         fields = next((names for names in _LAYOUTS if names[0] in record), None)
         if fields is None:
             bad.add(number, "a review with reviewerID or user_id", line)
             continue
         user_name, item_name, rating_name, time_name, units = fields
-        user, item = record[user_name], record.get(item_name)
+        user: Any = record[user_name]
+        item: Any = record.get(item_name)
         rating: Any = record.get(rating_name)
         time: Any = record.get(time_name)
-        if not (isinstance(user, str) and user):
-            bad.add(number, f"a text as {user_name}", line)
-        elif not (isinstance(item, str) and item):
+        if not _is_text(user):
+            bad.add(number, f"a text as {user_name}", repr(user))
+        elif not _is_text(item):
             bad.add(number, f"a text as {item_name}", repr(item))
         elif not _is_number(rating):
             bad.add(number, f"a number as {rating_name}", repr(rating))
@@ -122,21 +134,30 @@ def _interactions(bad: BadRows, say: Say) -> pa.Table:
             user_codes.append(users.setdefault(user, len(users)))
             item_codes.append(items.setdefault(item, len(items)))
             ratings.append(rating)
-            times.append(int(time) // units)
+            times.append(time / units)
     bad.close()
     return pa.table(
         [
             pa.array(list(users), pa.string()).take(_arrow(user_codes, pa.int32())),
             pa.array(list(items), pa.string()).take(_arrow(item_codes, pa.int32())),
             _arrow(ratings, pa.float32()),
-            _arrow(times, pa.int64()),
+            _arrow(times, pa.float64()),
         ],
         schema=RAW_INTERACTIONS,
     )
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**62
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) < TIME_LIMIT
+
+
+def _is_text(value: Any) -> bool:
+    """A text that isn't empty and can be stored: JSON may spell half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _arrow(values: array, kind: pa.DataType) -> pa.Array:
@@ -148,14 +169,18 @@ def _catalog(bad: BadRows, wanted: set[str], say: Say) -> pa.Table:
     rows: dict[str, tuple[str, list[str], list[str]]] = {}
     for number, line, record in _records(bad, say, literals=True):
         item = record.get("parent_asin") or record.get("asin")
-        if not isinstance(item, str):
+        if not _is_text(item):
             bad.add(number, "an item with asin or parent_asin", line)
             continue
         title = _clean(record.get("title"))
         if item not in wanted or item in rows or not title:
             continue
         maker = _clean(record.get("store") or record.get("brand"))
-        rows[item] = (title, _tags(record), [maker] if maker else [])
+        tags = _tags(record.get("categories") or record.get("category"))
+        if broken := [text for text in (title, maker, *tags) if text and not _is_text(text)]:
+            bad.add(number, "whole characters, no half of a surrogate pair", repr(broken[0]))
+            continue
+        rows[item] = (title, tags, [maker] if maker else [])
     bad.close()
     return pa.table(
         {
@@ -176,9 +201,14 @@ def _clean(text: Any) -> str:
     return " ".join(html.unescape(text).split())
 
 
-def _tags(record: dict[str, Any]) -> list[str]:
-    """The categories without the root that all items share, each once, in their order."""
-    listed = record.get("categories") or record.get("category") or []
-    paths = listed if listed and isinstance(listed[0], list) else [listed]
+def _tags(listed: Any) -> list[str]:
+    """The categories without the root that all items share, each once, in their order.
+
+    `listed` is a path, a list of paths, or one name; what is no text has no name.
+    """
+    listed = listed if isinstance(listed, list) else [listed]
+    if not any(isinstance(entry, list) for entry in listed):
+        listed = [listed]
+    paths = [entry if isinstance(entry, list) else [entry] for entry in listed]
     names = [_clean(name) for path in paths for name in (path[1:] if len(path) > 1 else path)]
     return list(dict.fromkeys(name for name in names if name))

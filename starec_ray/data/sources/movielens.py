@@ -80,7 +80,7 @@ def read_1m(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
         return _read(folder / name, "::", columns, skip_bad_rows, say)
 
     movies = rows("movies.dat", ["MovieID", "Title", "Genres"])
-    _check_ids(movies, "MovieID")
+    _check_movies(movies)
     users = rows("users.dat", ["UserID", "Gender", "Age", "Occupation", "Zip"])
     _check_ids(users, "UserID")
     _require_in(users, "Gender", _GENDERS)
@@ -109,7 +109,7 @@ def read_100k(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
     if genres["Number"].to_pylist() != [str(number) for number in range(len(names))]:
         raise DataError(f"{folder / 'u.genre'}: the genres are not numbered 0, 1, 2, …")
     movies = rows("u.item", "|", ["MovieID", "Title", "Released", "Video", "URL", *names])
-    _check_ids(movies, "MovieID")
+    _check_movies(movies)
     flags = zip(*(movies[name].to_pylist() for name in names), strict=True)
     tags = [[name for name, flag in zip(names, row, strict=True) if flag == "1"] for row in flags]
     users = rows("u.user", "|", ["UserID", "Age", "Gender", "Occupation", "Zip"])
@@ -136,6 +136,11 @@ def _read(path: Path, separator: str, columns: list[str], skip: bool, say: Say) 
 def _check_ids(rows: Rows, name: str) -> None:
     rows.require_match(name, INTEGER, f"a whole number as {name}")
     rows.require_unique(name, f"a {name} that no earlier line has")
+
+
+def _check_movies(movies: Rows) -> None:
+    _check_ids(movies, "MovieID")
+    movies.require("Title", pc.not_equal(movies["Title"], ""), "a Title")
 
 
 def _require_in(rows: Rows, name: str, words: dict[str, str]) -> None:
@@ -176,14 +181,14 @@ def _interactions(ratings: Rows) -> pa.Table:
     ratings.require_match("UserID", INTEGER, "a whole number as UserID")
     ratings.require_match("MovieID", INTEGER, "a whole number as MovieID")
     ratings.require_match("Rating", r"^[1-5](\.[05])?$|^0\.5$", "a Rating from 0.5 to 5")
-    ratings.require_match("Timestamp", INTEGER, "whole seconds as Timestamp")
+    ratings.require_match("Timestamp", r"^-?[0-9]{1,15}$", "whole seconds as Timestamp")
     ratings.bad.close()
     return pa.table(
         [
             ratings["UserID"],
             ratings["MovieID"],
             ratings["Rating"].cast(pa.float32()),
-            ratings["Timestamp"].cast(pa.int64()),
+            ratings["Timestamp"].cast(pa.float64()),
         ],
         schema=RAW_INTERACTIONS,
     )

@@ -13,12 +13,20 @@ separated by spaces). https://recbole.io/docs/user_guide/data/atomic_files.html
 import html
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from starec_ray.data.raw import RAW_CATALOG, RAW_INTERACTIONS, RawData, Say, users_table
+from starec_ray.data.raw import (
+    RAW_CATALOG,
+    RAW_INTERACTIONS,
+    TIME_LIMIT,
+    RawData,
+    Say,
+    users_table,
+)
 from starec_ray.data.sources.movielens import split_title
-from starec_ray.data.text_tables import INTEGER, NUMBER, Rows, need_file, read_lines, split_rows
+from starec_ray.data.text_tables import Rows, need_file, read_lines, split_rows
 from starec_ray.errors import DataError
 
 _TITLES = ("title", "movie_title", "name", "item_name")
@@ -85,15 +93,17 @@ def _only(folder: Path, suffix: str) -> Path:
 
 def _read(path: Path, needed: tuple[str, ...], skip_bad_rows: bool) -> Rows:
     lines = read_lines(path, "utf-8")
-    header = lines[0].as_py().lstrip("\ufeff").split("\t") if len(lines) else []
-    names = [field.partition(":")[0].strip() for field in header]
+    header = lines[0].as_py().decode(errors="replace")
+    fields = [field.partition(":") for field in header.split("\t")]
+    names = [name.strip() for name, _, _ in fields]
     for name in needed:
         if name not in names:
             raise DataError(
                 f"{path}: line 1 must name the fields as name:type with tabs between them, "
-                f"{name}:token among them; found {lines[0].as_py() if len(lines) else ''!r}."
+                f"{name}:token among them; found {header!r}."
             )
     rows = split_rows(path, lines[1:], "\t", names, skip_bad_rows=skip_bad_rows, first_line=2)
+    rows.types = {name: kind.strip() for name, (_, _, kind) in zip(names, fields, strict=True)}
     for name in needed:
         rows.require(name, pc.not_equal(rows[name], ""), f"a {name}")
     return rows
@@ -144,11 +154,14 @@ def _catalog(items: Rows) -> pa.Table:
 def _lists(items: Rows, name: str | None) -> list[list[str]]:
     """A field's values as lists, cut at the first of `;` `|` `,` that the field uses anywhere.
 
-    RecBole's own separator, the space, is the last resort: names of several words are common.
+    RecBole's own separator, the space, is the last resort: names of several words are common. A
+    field of another type than `token_seq` has one value, which isn't cut.
     """
     if name is None:
         return [[] for _ in items.lines]
     values = [html.unescape(value) for value in items[name].to_pylist()]
+    if items.types[name] not in ("token_seq", ""):
+        return [[value] if value else [] for value in values]
     separator = next((mark for mark in ";|," if any(mark in value for value in values)), None)
     return [
         [part.strip(" '\"[]") for part in value.split(separator) if part.strip(" '\"[]")]
@@ -170,11 +183,10 @@ def _users(users: Rows) -> pa.Table:
 def _interactions(inter: list[Rows]) -> pa.Table:
     parts = []
     for rows in inter:
-        count = len(rows.lines)
         if "rating" in rows.columns:
-            rows.require_match("rating", NUMBER, "a number as rating")
+            rows.require_number("rating", float(np.finfo(np.float32).max), "a number as rating")
         if "timestamp" in rows.columns:
-            rows.require_match("timestamp", NUMBER, "seconds as timestamp")
+            rows.require_number("timestamp", TIME_LIMIT, "seconds as timestamp")
         rows.bad.close()
         count = len(rows.lines)
         parts.append(
@@ -185,20 +197,14 @@ def _interactions(inter: list[Rows]) -> pa.Table:
                     rows["rating"].cast(pa.float32())
                     if "rating" in rows.columns
                     else pa.nulls(count, pa.float32()),
-                    _seconds(rows["timestamp"])
+                    rows["timestamp"].cast(pa.float64())
                     if "timestamp" in rows.columns
-                    else pa.nulls(count, pa.int64()),
+                    else pa.nulls(count, pa.float64()),
                 ],
                 schema=RAW_INTERACTIONS,
             )
         )
     return pa.concat_tables(parts)
-
-
-def _seconds(timestamps: pa.Array) -> pa.Array:
-    if pc.all(pc.match_substring_regex(timestamps, INTEGER)).as_py():
-        return timestamps.cast(pa.int64())
-    return pc.floor(timestamps.cast(pa.float64())).cast(pa.int64())
 
 
 def _from_sequences(inter: list[Rows]) -> pa.Table:
@@ -216,7 +222,7 @@ def _from_sequences(inter: list[Rows]) -> pa.Table:
             pa.array([user for user, _ in pairs], pa.string()),
             pa.array([item for _, item in pairs], pa.string()),
             pa.nulls(len(pairs), pa.float32()),
-            pa.nulls(len(pairs), pa.int64()),
+            pa.nulls(len(pairs), pa.float64()),
         ],
         schema=RAW_INTERACTIONS,
     )

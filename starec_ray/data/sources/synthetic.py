@@ -66,7 +66,7 @@ def read(users: int, seed: int, say: Say) -> RawData:
             pa.array(user_U).take(pa.array(np.repeat(np.arange(users), lengths_U))),
             item_ids.take(pa.array(watched_UT[seen_UT])),
             pa.array(rating_UT[seen_UT], pa.float32()),
-            pa.array(time_UT[seen_UT], pa.int64()),
+            pa.array(time_UT[seen_UT], pa.float64()),
         ],
         schema=RAW_INTERACTIONS,
     )
