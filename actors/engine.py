@@ -20,6 +20,8 @@ def start_engine(config: Any) -> Any:
     on_gpu = config.num_gpus_per_env_runner > 0
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # The second, which vLLM takes on GPUs by itself, refuses logits processors of this kind.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     settings: dict[str, Any] = {
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enable_sleep_mode": config.sleep_while_learning,
@@ -52,6 +54,8 @@ def start_engine(config: Any) -> Any:
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
         tensor_parallel_size=config.tensor_parallel_size,
+        # In a placement group, as a trial's actors are, vLLM would make Ray actors of its own.
+        distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else "uni",
         enable_prefix_caching=True,
         # Log-probs at the sampling temperature; without top-p and top-k, of the whole
         # distribution.

@@ -170,6 +170,14 @@ def packed_groups_attention(
         return sdpa_attention_forward(
             module, query_BHWD, key_BKWD, value_BKWD, attention_mask, scaling=scaling, **kwargs
         )
+    unknown = [
+        name for name in ("s_aux", "softcap", "position_bias") if kwargs.get(name) is not None
+    ]
+    if unknown:
+        raise ConfigError(
+            f"{type(module).__name__} attends with {unknown[0]}, which the learner's shared prefix "
+            "has no form for on a CPU: choose another model."
+        )
     if scaling is None:
         scaling = query_BHWD.shape[-1] ** -0.5
     sharing = query_BHWD.shape[1] // key_BKWD.shape[1]  # query heads of a key head

@@ -91,5 +91,7 @@ def prepare_process(*, num_cpus: int, use_gpu: bool) -> torch.device:
     )
     if not use_gpu:
         return torch.device("cpu")
+    # FlexAttention is compiled for each kind of pass, width and layer; torch's limit is 8.
+    torch._dynamo.config.recompile_limit = 64
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device("cuda", torch.cuda.current_device())

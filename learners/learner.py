@@ -222,6 +222,8 @@ class DeepSpeedLearner(TorchLearner):
                 for _ in tensors:  # gathered by all, even if the publisher gave up
                     pass
         self.counters["weight_version"] = version
+        if self.device.type == "cuda" and self.config.sleep_while_learning:
+            torch.cuda.empty_cache()  # what the update took is the engine's again
         return handle
 
     def weight_layout(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:

@@ -221,6 +221,11 @@ def check_output_layer(language_model: PreTrainedModel) -> None:
     found = [name for name in scalings if getattr(config, name, None) not in (None, 1.0)]
     if getattr(layer, "bias", None) is not None:
         found.append("a bias of the output layer")
+    if not language_model._supports_attention_backend:
+        raise ConfigError(
+            f"The learner can't train models of type {config.model_type!r}: their attention can't "
+            "be replaced by that of a shared prefix."
+        )
     if not isinstance(layer, nn.Linear) or found:
         raise ConfigError(
             f"The learner can't train models of type {config.model_type!r}: it computes logits "

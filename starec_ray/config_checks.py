@@ -73,6 +73,7 @@ NOT_NEGATIVE = (
     "max_grad_norm",
     "min_entropy",
 )
+LEAST_TEMPERATURE = 0.01  # vLLM takes it in the place of lower ones
 SHARES = ("reflect_share", "reflect_trace_share", "held_out_trace_share", "gpu_memory_utilization")
 
 
@@ -86,7 +87,8 @@ def check_fields(config: Any) -> None:
         if getattr(config, field) not in allowed:
             raise _wrong(config, field, f"it may be one of: {', '.join(map(str, allowed))}")
     for field in (*POSITIVE, *NOT_NEGATIVE, *SHARES):
-        if not -math.inf < getattr(config, field) < math.inf:  # false for NaN too
+        value = getattr(config, field)
+        if not isinstance(value, int | float) or not -math.inf < value < math.inf:  # nor NaN
             raise _wrong(config, field, "it must be a finite number.")
     for field in POSITIVE:
         if getattr(config, field) <= 0:
@@ -100,6 +102,18 @@ def check_fields(config: Any) -> None:
             raise _wrong(config, field, "it must lie in 0 … 1.")
     if config.held_out_trace_share == 1:
         raise _wrong(config, "held_out_trace_share", "no trace is left to learn from.")
+    if config.anchor_epochs > 0 and config.num_traces == 0:
+        raise _wrong(
+            config, "num_traces", "nothing is left to learn in anchor_epochs: set it to 0."
+        )
+    if config.temperature < LEAST_TEMPERATURE:
+        raise _wrong(config, "temperature", f"it must be {LEAST_TEMPERATURE} or above.")
+    if config.clip_low >= 1:
+        raise _wrong(
+            config, "clip_low", "ratios are clipped below 1 - clip_low: it must be below 1."
+        )
+    if config.max_kl > 0 and config.kl_coeff == 0:
+        raise _wrong(config, "max_kl", "with kl_coeff 0 there is no anchor to measure the KL to.")
     if config.group_size < 2:
         raise _wrong(config, "group_size", "advantages compare the rollouts of a group: 2 or more.")
     for field in ("max_rank_tokens", "max_reflect_tokens"):
@@ -147,6 +161,22 @@ def check_fields(config: Any) -> None:
             config,
             "sleep_while_learning",
             "with max_staleness above 0 the engines sample while the learners learn.",
+        )
+    if gpus[0] > 1:
+        raise _wrong(
+            config, "num_gpus_per_learner", "a learner works with one GPU: take more learners."
+        )
+    if gpus[0] > 0 and gpus[1] > 0 and config.num_learners == 0:
+        raise _wrong(
+            config,
+            "num_learners",
+            "the driver's own learner would take a GPU that Ray gives to an env runner: 1 or more.",
+        )
+    if 0 < gpus[1] < 1 and config.gpu_memory_utilization > gpus[1]:
+        raise _wrong(
+            config,
+            "gpu_memory_utilization",
+            f"a runner has {gpus[1]} of a GPU (num_gpus_per_env_runner): no more than that.",
         )
     if gpus[1] > 0 and config.tensor_parallel_size != max(1, gpus[1]):
         raise _wrong(

@@ -3,19 +3,29 @@
 import contextlib
 import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from starec_ray.agent.agent import Agent
+from starec_ray.agent.tasks import RankTask
 from starec_ray.data.dataset import Dataset
 from starec_ray.engine_limits import check_engine
-from starec_ray.errors import DataError
+from starec_ray.errors import ConfigError, DataError
 from starec_ray.evaluation.evaluate import check_cases
-from starec_ray.models import EMBEDDED, resolve_dtype, resolve_model
+from starec_ray.models import (
+    EMBEDDED,
+    check_chat_template,
+    load_tokenizer,
+    resolve_dtype,
+    resolve_model,
+)
 from starec_ray.recipe import Recipe
 from starec_ray.sizing import GIB, learner_bytes, runner_bytes
+from starec_ray.tokens import count_tokens
 from starec_ray.traces import read_traces, trace_files
 
 REMEDY = (
@@ -70,8 +80,34 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     if run.evaluate:
         limit, slow = run.evaluation_cases, run.evaluate_slow_thinking
         check_cases(dataset, "test", limit, slow_thinking=slow)
+    agent = Agent.from_config(config, dataset)
     for path in trace_files(config.traces):
-        read_traces(path, Agent.from_config(config, dataset))
+        read_traces(path, agent)
+    asked = {"train": True, "validation": config.evaluation_interval, "test": run.evaluate}
+    model = resolve_model(config.model_name)
+    if Path(model).is_dir():  # otherwise it may not be fetched yet
+        check_chat_template(model)
+        check_room(config, agent, load_tokenizer(model), [s for s in asked if asked[s]])
+
+
+def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str]) -> None:
+    """Checks that the longest list of candidates of each split fits a prompt and a reply.
+
+    Raises:
+        ConfigError: naming what is too small.
+    """
+    dataset = agent.dataset
+    for split in splits:
+        cases = dataset.case_ids(split)
+        widest = max(cases, key=lambda case_id: len(dataset.case(case_id).candidates))
+        task = RankTask(widest, agent.initial_summary(widest))
+        agent.prompt(task, lambda messages: count_tokens(tokenizer, messages))
+        form = agent.reply_form(task, tokenizer)
+        if form and form.longest > config.max_rank_tokens:
+            raise ConfigError(
+                f"max_rank_tokens is {config.max_rank_tokens}, but a whole ranking of a {split} "
+                f"case takes {form.longest} tokens: raise it."
+            )
 
 
 def count_parameters(name: str) -> tuple[int, str]:

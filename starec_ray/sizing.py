@@ -47,7 +47,7 @@ def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
     ranks, stage = max(1, config.num_learners), config.zero_stage
     master = 4 if bytes_each == 2 else 0
     weights = parameters * bytes_each / (ranks if stage == 3 else 1)
-    gradients = parameters * bytes_each / (ranks if stage >= 2 else 1)
+    gradients = parameters * 4 / (ranks if stage >= 2 else 1)  # added up in float32
     optimiser = parameters * (ADAM_BYTES + master) / ranks
     anchor = weights if config.kl_coeff > 0 else 0
     return weights + gradients + optimiser + anchor

@@ -2,7 +2,27 @@
 
 import pytest
 
-from starec_ray.plan import count_parameters
+from starec_ray.data.dataset import Dataset
+from starec_ray.errors import ConfigError
+from starec_ray.plan import check_data, count_parameters
+from tests.tiny_recipe import tiny_recipe
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"max_rank_tokens": 8}, "max_rank_tokens is 8, but a whole ranking of a train case takes"),
+        ({"max_model_len": 60}, "the prompt takes .* Raise max_model_len"),
+    ],
+)
+def test_a_prompt_or_a_reply_without_room_is_told_before_anything_starts(
+    section, told, small_world, tiny_model
+) -> None:
+    recipe = tiny_recipe(
+        small_world, tiny_model, None, model=section | {"constrained_decoding": True}
+    )
+    with pytest.raises(ConfigError, match=told):
+        check_data(recipe, Dataset.load(small_world))
 
 
 def test_the_embedded_models_size_is_counted_from_its_config() -> None:

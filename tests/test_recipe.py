@@ -60,6 +60,25 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
         ({"run": {"ray": {"num_cpu": 1}}}, "num_cpu, .*did you mean 'num_cpus'"),
         ({"run": {"ray": {"num_cpus": math.nan}}}, "run.ray.num_cpus is nan"),
         ({"training": {"reflect_share": 1.5}}, "reflect_share is 1.5"),
+        ({"training": {"temperature": 0.001}}, "temperature is 0.001; it must be 0.01"),
+        ({"training": {"clip_low": 5.0}}, "clip_low is 5.0.*below 1"),
+        (
+            {"training": {"kl_coeff": 0.0}, "fault_tolerance": {"max_kl": 1.0}},
+            "max_kl is 1.0; with kl_coeff 0",
+        ),
+        ({"anchor": {"num_traces": 0}}, "num_traces is 0; nothing is left to learn"),
+        ({"learners": {"num_gpus_per_learner": 2}}, "num_gpus_per_learner is 2"),
+        (
+            {
+                "learners": {"num_gpus_per_learner": 1, "num_learners": 0},
+                "env_runners": {"num_gpus_per_env_runner": 1},
+            },
+            "num_learners is 0; the driver's own learner",
+        ),
+        (
+            {"env_runners": {"num_gpus_per_env_runner": 0.5}},
+            "gpu_memory_utilization is 0.85; a runner has 0.5 of a GPU",
+        ),
         ({"training": {"max_staleness": -1}}, "max_staleness is -1; it can't be negative"),
         (
             {"training": {"max_staleness": 1}, "env_runners": {"weight_transfer": "gloo"}},

@@ -5,6 +5,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 import torch
+import vllm
 from transformers import AutoModelForCausalLM
 
 from actors.env_runner import VLLMEnvRunner
@@ -51,6 +52,11 @@ def runner(config):
     runner = VLLMEnvRunner(config=config)
     yield runner
     runner.stop()
+
+
+def test_the_engine_keeps_to_the_model_runner_that_takes_its_logits_processor(runner):
+    """On a GPU vLLM would choose another, which refuses to start with it."""
+    assert vllm.envs.VLLM_USE_V2_MODEL_RUNNER is False
 
 
 @pytest.fixture(scope="module")

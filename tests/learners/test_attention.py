@@ -21,6 +21,7 @@ from learners.attention import (
     packed_groups_attention,
     visibility,
 )
+from starec_ray.errors import ConfigError
 
 HEADS, KEY_HEADS, SIZE, SCALING = 4, 2, 16, 0.3
 Shape = list[tuple[int, list[tuple[int, list[int]]]]]
@@ -102,6 +103,15 @@ def test_bfloat16_differs_by_its_rounding_alone(amx, products, monkeypatch):
         strict=True,
     ):
         torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("what", ["s_aux", "softcap", "position_bias"])
+def test_a_model_that_attends_in_a_way_of_its_own_is_refused(what):
+    spans, positions = lay_out(ONE_OF_EACH)
+    with pytest.raises(ConfigError, match=what):
+        packed_groups_attention(
+            torch.nn.Module(), *inputs(len(positions)), None, family_spans=spans, **{what: 1.0}
+        )
 
 
 Parts = tuple[tuple[Tensor, ...], dict[str, Any]]

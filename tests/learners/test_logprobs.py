@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -159,6 +161,14 @@ def test_scores_by_flex_attention_equal_plain_rows(monkeypatch):
 def test_a_model_whose_logits_are_capped_is_refused():
     model = Gemma2ForCausalLM(Gemma2Config(**SMALL | {"attn_implementation": "eager"}, head_dim=8))
     with pytest.raises(ConfigError, match="final_logit_softcapping"):
+        ReplyScorer(model)
+
+
+def test_a_model_whose_attention_can_not_be_replaced_is_refused():
+    model = BloomForCausalLM(
+        BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=4)
+    )
+    with pytest.raises(ConfigError, match="'bloom'"):
         ReplyScorer(model)
 
 
