@@ -1,8 +1,9 @@
 """The Arrow tables that flow through the system, one schema each.
 
 files → catalog, users, interactions → cases (+ targets apart) → rollouts + scores → sequences
-→ learner. Traces are the anchor's training data. Every table in a data folder or a run folder
-has one of these schemas, so that anything that writes the schema can take the writer's place.
+→ learner. Traces are the anchor's training data. Anything that writes one of these schemas can
+take the writer's place. Tables of one room alone have their schema there (`data.raw`,
+`evaluation.results`).
 """
 
 import pyarrow as pa
