@@ -179,9 +179,9 @@ class ReplyScorer(nn.Module):
     def __init__(self, language_model: PreTrainedModel) -> None:
         super().__init__()
         check_output_layer(language_model)
+        check_attention(language_model)
         self.language_model = language_model
         self.head = LogProbHead(language_model.get_output_embeddings().weight)
-        attention_windows(language_model.config)  # an error before the first step
         language_model.set_attn_implementation(PACKED_GROUPS)
 
     def forward(
@@ -214,6 +214,16 @@ class ReplyScorer(nn.Module):
         )
 
 
+def check_attention(language_model: PreTrainedModel) -> None:
+    """Raises ConfigError unless attention can be replaced by that of packed groups."""
+    attention_windows(language_model.config)
+    if not language_model._supports_attention_backend:
+        raise ConfigError(
+            f"The learner can't train models of type {language_model.config.model_type!r}: their "
+            "attention can't be replaced by that of a shared prefix."
+        )
+
+
 def check_output_layer(language_model: PreTrainedModel) -> None:
     """Raises ConfigError unless logits are a plain h·Wᵀ of the last hidden states."""
     config, layer = language_model.config, language_model.get_output_embeddings()
@@ -221,11 +231,6 @@ def check_output_layer(language_model: PreTrainedModel) -> None:
     found = [name for name in scalings if getattr(config, name, None) not in (None, 1.0)]
     if getattr(layer, "bias", None) is not None:
         found.append("a bias of the output layer")
-    if not language_model._supports_attention_backend:
-        raise ConfigError(
-            f"The learner can't train models of type {config.model_type!r}: their attention can't "
-            "be replaced by that of a shared prefix."
-        )
     if not isinstance(layer, nn.Linear) or found:
         raise ConfigError(
             f"The learner can't train models of type {config.model_type!r}: it computes logits "

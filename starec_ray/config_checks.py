@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import Any, SupportsFloat
 
 from actors.weight_transfer.choice import WEIGHT_TRANSFERS
 from starec_ray.agent.formats import FORMATS
@@ -83,23 +83,34 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: names the field, its value, and what it may be.
     """
+    _check_numbers(config)
+    _check_lr(config)
+    _check_training(config)
+    _check_mappings(config)
+    _check_actors(config)
+    _check_ranking(config)
+
+
+def _check_numbers(config: Any) -> None:
     for field, allowed in ONE_OF.items():
         if getattr(config, field) not in allowed:
             raise _wrong(config, field, f"it may be one of: {', '.join(map(str, allowed))}")
     for field in (*POSITIVE, *NOT_NEGATIVE, *SHARES):
         value = getattr(config, field)
-        if not isinstance(value, int | float) or not -math.inf < value < math.inf:  # nor NaN
+        if not isinstance(value, SupportsFloat) or not math.isfinite(value):
             raise _wrong(config, field, "it must be a finite number.")
     for field in POSITIVE:
         if getattr(config, field) <= 0:
             raise _wrong(config, field, "it must be above 0.")
-    _check_lr(config)
     for field in NOT_NEGATIVE:
         if getattr(config, field) < 0:
             raise _wrong(config, field, "it can't be negative.")
     for field in SHARES:
         if not 0 <= getattr(config, field) <= 1:
             raise _wrong(config, field, "it must lie in 0 … 1.")
+
+
+def _check_training(config: Any) -> None:
     if config.held_out_trace_share == 1:
         raise _wrong(config, "held_out_trace_share", "no trace is left to learn from.")
     if config.anchor_epochs > 0 and config.num_traces == 0:
@@ -123,6 +134,9 @@ def check_fields(config: Any) -> None:
                 field,
                 f"prompt and reply share a window of {config.max_model_len} (max_model_len).",
             )
+
+
+def _check_mappings(config: Any) -> None:
     for kind, weight in config.trace_weights.items():
         if kind not in TRACE_KINDS or not _is_amount(weight):
             raise ConfigError(
@@ -136,18 +150,15 @@ def check_fields(config: Any) -> None:
                     f"{field} has {name}: {amount!r}; it may give a resource of your own a number "
                     "of 0 or above (CPUs and GPUs have keys of their own)."
                 )
-    unknown = set(config.item_attributes) - set(ATTRIBUTES)
-    if unknown:
-        raise ConfigError(
-            f"item_attributes has {', '.join(sorted(unknown))}; it may hold: "
-            + ", ".join(ATTRIBUTES)
-        )
+
+
+def _check_actors(config: Any) -> None:
     if not config.num_env_runners and not config.in_evaluation:
         raise ConfigError("num_env_runners is 0; sampling needs at least one engine.")
-    gpus = config.num_gpus_per_learner, config.num_gpus_per_env_runner
-    if config.weight_transfer == "nccl" and min(gpus) < 1:
+    of_learner, of_runner = config.num_gpus_per_learner, config.num_gpus_per_env_runner
+    if config.weight_transfer == "nccl" and min(of_learner, of_runner) < 1:
         raise _wrong(config, "weight_transfer", "each learner and each runner needs a GPU for it.")
-    if config.weight_transfer == "gloo" and max(gpus) > 0:
+    if config.weight_transfer == "gloo" and max(of_learner, of_runner) > 0:
         raise _wrong(config, "weight_transfer", "between GPUs it is nccl.")
     if config.max_staleness > 0 and config.weight_transfer != "object_store":
         raise _wrong(
@@ -162,27 +173,36 @@ def check_fields(config: Any) -> None:
             "sleep_while_learning",
             "with max_staleness above 0 the engines sample while the learners learn.",
         )
-    if gpus[0] > 1:
+    if of_learner > 1:
         raise _wrong(
             config, "num_gpus_per_learner", "a learner works with one GPU: take more learners."
         )
-    if gpus[0] > 0 and gpus[1] > 0 and config.num_learners == 0:
+    if of_learner > 0 and of_runner > 0 and config.num_learners == 0:
         raise _wrong(
             config,
             "num_learners",
             "the driver's own learner would take a GPU that Ray gives to an env runner: 1 or more.",
         )
-    if 0 < gpus[1] < 1 and config.gpu_memory_utilization > gpus[1]:
+    if 0 < of_runner < 1 and config.gpu_memory_utilization > of_runner:
         raise _wrong(
             config,
             "gpu_memory_utilization",
-            f"a runner has {gpus[1]} of a GPU (num_gpus_per_env_runner): no more than that.",
+            f"a runner has {of_runner} of a GPU (num_gpus_per_env_runner): no more than that.",
         )
-    if gpus[1] > 0 and config.tensor_parallel_size != max(1, gpus[1]):
+    if of_runner > 0 and config.tensor_parallel_size != max(1, of_runner):
         raise _wrong(
             config,
             "tensor_parallel_size",
-            f"a runner has {gpus[1]} GPUs: each is one of its parts.",
+            f"a runner has {of_runner} GPUs: each is one of its parts.",
+        )
+
+
+def _check_ranking(config: Any) -> None:
+    unknown = set(config.item_attributes) - set(ATTRIBUTES)
+    if unknown:
+        raise ConfigError(
+            f"item_attributes has {', '.join(sorted(unknown))}; it may hold: "
+            + ", ".join(ATTRIBUTES)
         )
     graded = config.constrained_decoding and FORMATS[config.reply_format].graded
     if config.credit_assignment == "candidate" and not graded:

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from starec_ray.config import STARecConfig
@@ -89,6 +90,12 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
 def test_a_wrong_recipe_is_refused_with_what_is_wrong(sections, message):
     with pytest.raises(ConfigError, match=message):
         build(sections)
+
+
+def test_a_number_of_the_python_api_may_be_numpys_and_must_be_one():
+    STARecConfig().training(group_size=np.int64(4), grad_clip=np.float32(0.5)).validate()
+    with pytest.raises(ConfigError, match="grad_clip is None; it must be a finite number"):
+        STARecConfig().training(grad_clip=None).validate()
 
 
 def test_an_unknown_override_names_its_nearest_neighbour(tmp_path):

@@ -85,8 +85,8 @@ class PromptWriter:
         return _messages(SUMMARIZE_SYSTEM, self._memory(memory))
 
     def _memory(self, memory: Memory) -> list[str]:
-        known = {clean(k): one_line(v) for k, v in memory.profile.items()}
-        profile = ", ".join(f"{name} {value}" for name, value in known.items() if value)
+        known = [(clean(name), one_line(value)) for name, value in memory.profile.items()]
+        profile = ", ".join(f"{name} {value}" for name, value in known if value)
         lines = [f"User: {profile}"] if profile else []
         if memory.summary:
             lines.append(f"Summary: {memory.summary}")

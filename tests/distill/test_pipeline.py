@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -187,6 +188,9 @@ def test_the_bundled_traces_fit_the_demos_data_and_tell_how_they_were_screened(t
     assert set(traces["kind"].to_pylist()) == {"rank", "reflect", "summarize"}
     rationales = traces["rationale"].to_pylist()
     assert len(set(rationales)) > 0.99 * len(rationales)  # nobody wrote them by a template
+    targets = load_targets(tmp_path / "data")
+    for row in traces.filter(pc.equal(traces["kind"], "rank")).to_pylist():
+        assert dataset.items[targets[row["case_id"]]].title not in row["summary_before"]
 
     record = json.loads(BUNDLED_TRACES.with_suffix(".json").read_text())
     table = pq.read_table(BUNDLED_TRACES)
