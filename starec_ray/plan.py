@@ -28,6 +28,7 @@ from starec_ray.sizing import GIB, learner_bytes, runner_bytes
 from starec_ray.tokens import count_tokens
 from starec_ray.traces import read_traces, trace_files
 
+CASES_CHECKED = 5000  # of a split: some seconds
 REMEDY = (
     "fewer or smaller env_runners and learners, run.ray.num_cpus (on one machine more logical "
     "CPUs than cores will do: its actors take turns), or a larger cluster (RAY_ADDRESS)."
@@ -75,7 +76,8 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     config, run = recipe.config, recipe.run
     if not dataset.case_ids("train"):
         raise DataError(f"{config.data_path} has no training cases.")
-    if config.evaluation_interval or config.anchor_validation_cases:
+    validated = config.evaluation_interval or config.anchor_validation_cases
+    if validated:
         check_cases(dataset, "validation", 0, slow_thinking=False)
     if run.evaluate:
         limit, slow = run.evaluation_cases, run.evaluate_slow_thinking
@@ -83,7 +85,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     agent = Agent.from_config(config, dataset)
     for path in trace_files(config.traces):
         read_traces(path, agent)
-    asked = {"train": True, "validation": config.evaluation_interval, "test": run.evaluate}
+    asked = {"train": True, "validation": validated, "test": run.evaluate}
     model = resolve_model(config.model_name)
     if Path(model).is_dir():  # otherwise it may not be fetched yet
         check_chat_template(model)
@@ -91,7 +93,9 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str]) -> None:
-    """Checks that the longest list of candidates of each split fits a prompt and a reply.
+    """Checks that prompts and whole rankings of the cases of these splits have room.
+
+    That is one of the longest lists as a prompt, and the replies of CASES_CHECKED cases at most.
 
     Raises:
         ConfigError: naming what is too small.
@@ -102,11 +106,13 @@ def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str])
         widest = max(cases, key=lambda case_id: len(dataset.case(case_id).candidates))
         task = RankTask(widest, agent.initial_summary(widest))
         agent.prompt(task, lambda messages: count_tokens(tokenizer, messages))
-        form = agent.reply_form(task, tokenizer)
-        if form and form.longest > config.max_rank_tokens:
+        some = cases[:: math.ceil(len(cases) / CASES_CHECKED)]
+        forms = (agent.reply_form(RankTask(case_id, ""), tokenizer) for case_id in some)
+        longest = max((form.longest for form in forms if form), default=0)
+        if longest > config.max_rank_tokens:
             raise ConfigError(
                 f"max_rank_tokens is {config.max_rank_tokens}, but a whole ranking of a {split} "
-                f"case takes {form.longest} tokens: raise it."
+                f"case takes up to {longest} tokens: raise it."
             )
 
 
