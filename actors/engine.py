@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from actors.weight_transfer.base import Ticket
+from starec_ray.cluster.host_memory import keep_few_kernels, without_garbage_search
+from starec_ray.cluster.sizing import GIB
 from starec_ray.errors import STARecError
-from starec_ray.host_memory import keep_few_kernels, lasting
-from starec_ray.sizing import GIB
 
 REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`
 
@@ -44,7 +44,7 @@ def start_engine(config: Any) -> Any:
         # RLlib asks for deterministic algorithms, with which torch would fill every new tensor;
         # vLLM's are so without.
         torch.use_deterministic_algorithms(False)
-    with lasting():
+    with without_garbage_search():
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 

@@ -18,8 +18,8 @@ from starec_ray.agent.reply_form import ReplyForm
 from starec_ray.agent.tasks import RankTask, Task
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError, StaleWeightsError
+from starec_ray.models.tokens import count_tokens, prompt_ids
 from starec_ray.schemas import ROLLOUTS
-from starec_ray.tokens import count_tokens, prompt_ids
 
 
 class VLLMEnvRunner(EnvRunner, FaultAwareApply):

@@ -11,11 +11,11 @@ from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.logs import LOGS_SHOWN, last_lines
 from actors.reward_actor import RewardActor
+from starec_ray.cluster.actor_logs import LOGS_SHOWN, last_lines
+from starec_ray.cluster.failures import Failures
+from starec_ray.cluster.placement import NEXT_TO_NOTHING, apart
 from starec_ray.errors import DeadlineError, STARecError
-from starec_ray.failures import Failures
-from starec_ray.placement import NEXT_TO_NOTHING, apart
 
 PING_TIMEOUT_S = 1.0
 

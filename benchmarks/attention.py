@@ -24,7 +24,7 @@ from rich.table import Table
 
 from learners.attention import FamilySpan, GroupSpan, attention_mask, packed_groups_attention
 from learners.attention_kernels import attend, gradients
-from starec_ray.host_memory import keep_freed_memory
+from starec_ray.cluster.host_memory import keep_freed_memory
 
 SHAPES = ["290:4:26:2", "290:4:26:8", "290:4:26:8:85", "330:8:63:1", "1200:8:79:1"]
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

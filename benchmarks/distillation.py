@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from starec_ray.models import resolve_dtype, resolve_model
-from starec_ray.traces import KEPT
+from starec_ray.models.resolve import resolve_dtype, resolve_model
+from starec_ray.training.traces import KEPT
 
 SCORED = ["rank", "reflect"]
 

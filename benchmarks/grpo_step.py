@@ -38,10 +38,10 @@ from actors.env_runner import VLLMEnvRunner
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
 from starec_ray.algorithm import STARec
-from starec_ray.cluster import start_ray
+from starec_ray.cluster.connection import start_ray
 from starec_ray.config import STARecConfig
 from starec_ray.data.dataset import Dataset
-from starec_ray.tokens import prompt_ids
+from starec_ray.models.tokens import prompt_ids
 
 SETTINGS = {
     "defaults": {"generation": "hf", "gradient_checkpointing": True},

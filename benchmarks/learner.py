@@ -37,8 +37,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from learners.batching import plan
 from learners.logprobs import ReplyScorer
-from starec_ray.host_memory import keep_freed_memory
-from starec_ray.models import resolve_model
+from starec_ray.cluster.host_memory import keep_freed_memory
+from starec_ray.models.resolve import resolve_model
 from starec_ray.schemas import SEQUENCES
 
 SHAPES = ["1200:8:80", "330:8:64"]

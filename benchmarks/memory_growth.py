@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chaos import tiny_recipe
-from starec_ray.recipe import load_recipe
+from starec_ray.config.recipe import load_recipe
+from starec_ray.jobs.train import train
 from starec_ray.run_dir import RunDir
-from starec_ray.train import train
 
 PREFIX = "memory_bytes/"
 WINDOW = 10  # iterations

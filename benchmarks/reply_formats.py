@@ -13,7 +13,7 @@ from typing import Any
 
 from starec_ray.agent.formats import FORMATS
 from starec_ray.algorithm import STARec
-from starec_ray.cluster import start_ray
+from starec_ray.cluster.connection import start_ray
 from starec_ray.config import STARecConfig
 
 

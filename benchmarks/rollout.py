@@ -21,7 +21,7 @@ from actors.engine import REPLY_FORM
 from actors.env_runner import VLLMEnvRunner
 from starec_ray.agent.tasks import RankTask
 from starec_ray.config import STARecConfig
-from starec_ray.tokens import prompt_ids
+from starec_ray.models.tokens import prompt_ids
 
 
 def measure(

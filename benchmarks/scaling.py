@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from starec_ray.algorithm import STARec
-from starec_ray.cluster import start_ray
+from starec_ray.cluster.connection import start_ray
 from starec_ray.config import STARecConfig
 
 BASE = {"answers": 4, "history": 2, "users": 8, "env runners": 1}

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.chaos import TITLES, tiny_recipe
-from starec_ray.cluster import start_ray
-from starec_ray.recipe import load_recipe
+from starec_ray.cluster.connection import start_ray
+from starec_ray.config.recipe import load_recipe
 
 
 def cpu_seconds(process: psutil.Process) -> float:
@@ -52,7 +52,7 @@ def started() -> dict[str, dict[str, float]]:
 
 def measure(folder: Path) -> dict[str, Any]:
     begin = time.perf_counter()
-    reads = "import starec_ray.recipe, starec_ray.algorithm"
+    reads = "import starec_ray.config.recipe, starec_ray.algorithm"
     subprocess.run([sys.executable, "-c", reads], check=True, capture_output=True)
     imported = time.perf_counter() - begin
     recipe = load_recipe(tiny_recipe(folder))

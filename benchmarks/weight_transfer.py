@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from starec_ray.algorithm import STARec
-from starec_ray.cluster import start_ray
+from starec_ray.cluster.connection import start_ray
 from starec_ray.config import STARecConfig
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from starec_ray.models import multiplies_bfloat16
+from starec_ray.models.resolve import multiplies_bfloat16
 
 QUERIES = 256  # of a tile of scores, whose size is that of a processor's cache
 TILE_SCORES = 2**20

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from starec_ray.cluster.host_memory import keep_few_kernels, keep_freed_memory
 from starec_ray.errors import ConfigError
-from starec_ray.host_memory import keep_few_kernels, keep_freed_memory
 
 CPU_BUCKET = 2**24  # gradient elements that learners sum at once
 

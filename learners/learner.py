@@ -1,6 +1,6 @@
 """A learner of RLlib's LearnerGroup that trains a language model with DeepSpeed.
 
-Methods marked `together` are called on all learners at once: they work together, and one alone
+Methods marked `collective` are called on all learners at once: they work together, and one alone
 would wait for the others. Tables are checked before that starts, on all learners alike, so that a
 bad table is an error everywhere and a hang nowhere.
 """
@@ -28,12 +28,12 @@ from torch import Tensor
 
 from learners.batching import MicroBatch, Plan, plan
 from learners.checkpoint import load_optimizer, save_optimizer
+from learners.collective import collective
 from learners.deepspeed_config import deepspeed_config, prepare_process
 from learners.groups import COMPONENTS
 from learners.logprobs import ReplyScorer
 from learners.metrics import BatchStats
 from learners.objectives import ANCHOR, Objective, token_loss
-from learners.together import together
 from learners.weights import (
     FrozenWeights,
     load_language_model,
@@ -112,7 +112,7 @@ class DeepSpeedLearner(TorchLearner):
         }
         self._is_built = True
 
-    @together
+    @collective
     def update_sequences(self, sequences: pa.Table, *, objective: str) -> dict[str, float]:
         """One optimiser step on the whole table (SEQUENCES schema), of which each learner takes
         its share; returns the metrics of `learners.metrics`, the same on all learners.
@@ -176,7 +176,7 @@ class DeepSpeedLearner(TorchLearner):
             "tokens_per_second": batch.tokens / seconds,
         }
 
-    @together
+    @collective
     def nll(self, sequences: pa.Table) -> dict[str, float]:
         """The negative log-likelihood of the replies, nats a token, at temperature 1; no update.
 
@@ -193,7 +193,7 @@ class DeepSpeedLearner(TorchLearner):
         tokens = sum(batch.component_tokens.values())
         return {"nll": total.item() / tokens, "reply_tokens": float(tokens)}
 
-    @together
+    @collective
     def freeze_anchor(self) -> None:
         """Ends the anchor stage: the weights of now become the reference of the KL term, and the
         optimiser and the warm-up start afresh. Without a KL term no reference is kept.
@@ -210,7 +210,7 @@ class DeepSpeedLearner(TorchLearner):
         """(Hugging Face name, whole tensor), one at a time: see `learners.weights`. Collective."""
         return named_tensors(self.model)
 
-    @together
+    @collective
     def publish_weights(self, version: int, publisher: Publisher) -> Any:
         """Hands all weights to the publisher on rank 0 and returns its handle; others: None."""
         handle, tensors = None, self.export_weights()
@@ -236,13 +236,13 @@ class DeepSpeedLearner(TorchLearner):
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
-    @together
+    @collective
     def save_model(self, folder: str) -> None:
         """Writes the model for transformers and vLLM (safetensors, config, tokenizer)."""
         save_model(self.model, self.config.model_path, Path(folder), rank=self.rank)
         dist.barrier()
 
-    @together
+    @collective
     def save_checkpoint(self, folder: str) -> None:
         """Writes weights, optimiser state, counters and reference, whole or not at all.
 
@@ -263,7 +263,7 @@ class DeepSpeedLearner(TorchLearner):
             put_in_place(part, target)
         dist.barrier()
 
-    @together
+    @collective
     def load_checkpoint(self, folder: str) -> None:
         """Goes on where `save_checkpoint` wrote, with any number of learners and ZeRO stage."""
         source = Path(folder)

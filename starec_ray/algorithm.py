@@ -23,27 +23,27 @@ from ray.tune import PlacementGroupFactory
 from actors.reward_group import RewardGroup
 from actors.weight_transfer.choice import weight_transfer
 from starec_ray.agent.agent import Agent
-from starec_ray.ahead import SamplesAhead
-from starec_ray.alarms import Alarms
-from starec_ray.anchor import AnchorData
-from starec_ray.beside import LearnersBeside
-from starec_ray.case_order import CaseOrder
-from starec_ray.checkpoint_files import FORMAT, PROGRESS, fault, progress_of, write_manifest
-from starec_ray.collect import Clock, Collector
+from starec_ray.checkpoints.files import FORMAT, PROGRESS, fault, progress_of, write_manifest
+from starec_ray.cluster.failures import Failures
+from starec_ray.cluster.placement import actor_bundles, trial_place
+from starec_ray.cluster.start_deadline import StartDeadline
 from starec_ray.config import STARecConfig
+from starec_ray.config.identity import identity
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError, STARecError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
-from starec_ray.failures import Failures
-from starec_ray.identity import identity
-from starec_ray.learner_calls import LearnerCalls
-from starec_ray.ledger import Ledger
-from starec_ray.models import load_tokenizer
-from starec_ray.placement import actor_bundles, trial_place
+from starec_ray.models.resolve import load_tokenizer
+from starec_ray.rollouts.case_order import CaseOrder
+from starec_ray.rollouts.collect import Clock, Collector
+from starec_ray.rollouts.ledger import Ledger
+from starec_ray.rollouts.queue import RolloutQueue
+from starec_ray.rollouts.sampling import RunnerPool
 from starec_ray.run_dir import BEST_EPOCH  # in the shared folder, and in checkpoints
-from starec_ray.sampling import RunnerPool
-from starec_ray.start import StartDeadline
-from starec_ray.traces import gather_traces, trace_files
+from starec_ray.training.alarms import Alarms
+from starec_ray.training.anchor import AnchorData
+from starec_ray.training.learner_calls import LearnerCalls
+from starec_ray.training.parallel_start import ParallelLearnerStart
+from starec_ray.training.traces import gather_traces, trace_files
 
 MODEL = "model"  # a folder of a trial's checkpoint
 
@@ -88,7 +88,7 @@ class STARec(Algorithm):
             actor_bundles(config)[0],
         )
         try:
-            with LearnersBeside(config), deadline:
+            with ParallelLearnerStart(config), deadline:
                 super().setup(config)
         except IndexError as error:  # RLlib asks the first of no healthy env runners
             assert self.env_runner_group
@@ -109,7 +109,7 @@ class STARec(Algorithm):
             self.reward_group,
             CaseOrder(self.dataset.case_ids("train"), config.seed),
         )
-        self.ahead = SamplesAhead(
+        self.rollout_queue = RolloutQueue(
             self.collector.collect, self.runners.load_weights, config.max_staleness
         )
         self.anchored = False  # stage one is over, and the anchor frozen
@@ -194,11 +194,11 @@ class STARec(Algorithm):
             shutil.rmtree(best, ignore_errors=True)
 
     def _reinforce(self) -> None:
-        """Stage two: GRPO on the rollouts of an iteration (`starec_ray.collect`)."""
+        """Stage two: GRPO on the rollouts of an iteration (`starec_ray.rollouts.collect`)."""
         if not self.anchored:  # there was no stage one
             self.freeze_anchor()
         with self._timed("wait_for_rollouts"):
-            batch = self.ahead.take(self.iterations_done)
+            batch = self.rollout_queue.take(self.iterations_done)
         self.ledger.add(batch.ledger)
         self.report |= batch.report
         self.report["staleness"] = self.weight_version - batch.weight_version
@@ -266,7 +266,7 @@ class STARec(Algorithm):
         with self._timed("weight_transfer"):
             self.weight_version = max(self.weight_version, self.runners.weight_version) + 1
             weights = self.transfer.publish(self.learners, self.weight_version)
-            parts = self.ahead.offer(weights)
+            parts = self.rollout_queue.offer(weights)
         self.report |= {f"weight_transfer/{part}": seconds for part, seconds in parts.items()}
 
     def _timed(self, phase: str) -> AbstractContextManager[None]:
@@ -300,7 +300,7 @@ class STARec(Algorithm):
         Returns:
             {split: {"ndcg@10": …, "mrr": …, …, "malformed_rate": …}}, fractions 0 … 1.
         """
-        self.ahead.settle()
+        self.rollout_queue.settle()
         result = evaluate_agent(
             self.runners,
             self.agent,
@@ -341,7 +341,7 @@ class STARec(Algorithm):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        dropped = self.ahead.forget()
+        dropped = self.rollout_queue.forget()
         self._iteration = state["training_iteration"]
         self.anchored = state["anchored"]
         self.anchor_updates_done = state["anchor_updates_done"]
@@ -428,7 +428,7 @@ class STARec(Algorithm):
         if hasattr(self, "failures"):
             self.failures.close()  # what is still being sampled loses its actors now
         if hasattr(self, "ahead"):
-            self.ahead.stop()
+            self.rollout_queue.stop()
         if hasattr(self, "reward_group"):
             self.reward_group.stop()
         if hasattr(self, "runners"):

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import ArrayLike
 
+from starec_ray.cluster.failures import FailureEvent
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.failures import FailureEvent
 from starec_ray.local_path import local_path
 
 EVALUATION = "evaluation.json"

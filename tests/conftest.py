@@ -26,7 +26,7 @@ def small_world(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A random model of a few hundred thousand parameters, with its tokenizer."""
-    from starec_ray.tiny_model import PROMPT_TEXTS, TIMES, build_tiny_model
+    from starec_ray.models.tiny_model import PROMPT_TEXTS, TIMES, build_tiny_model
 
     texts = [*PROMPT_TEXTS, "Likes Alpha.", *NAMES] * TIMES
     return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny", texts)
@@ -35,7 +35,7 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with more logical than real cores: the actors of a test wait for each other."""
-    from starec_ray.cluster import start_ray
+    from starec_ray.cluster.connection import start_ray
 
     start_ray({"num_cpus": 10, "object_store_memory": 200 * 2**20})
     yield

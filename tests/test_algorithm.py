@@ -11,8 +11,8 @@ import ray
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
-from starec_ray.ledger import Ledger
-from starec_ray.sampling import RunnerPool
+from starec_ray.rollouts.ledger import Ledger
+from starec_ray.rollouts.sampling import RunnerPool
 from tests.exact_logprobs import largest_gap
 from tests.processes import wait_until_gone
 from tests.small_world import dataset, write_random_traces

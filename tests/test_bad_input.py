@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.tasks import RankTask, ReflectTask
+from starec_ray.config.recipe import SECTIONS, _fields, build, load_recipe, resolved_sections
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.data.prepare import prepare
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.recipe import SECTIONS, _fields, build, load_recipe, resolved_sections
 from starec_ray.schemas import TRACES
-from starec_ray.traces import read_traces
+from starec_ray.training.traces import read_traces
 from tests.conftest import INPUTS_TRIED
 from tests.data.conftest import SMALL
 from tests.data.test_amazon import NEW_REVIEWS, lines

@@ -9,13 +9,13 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
-from starec_ray.anchor import AnchorData
-from starec_ray.checkpoints import Checkpoints
+from starec_ray.checkpoints.checkpoints import Checkpoints
+from starec_ray.config.recipe import Recipe, build, with_values
 from starec_ray.errors import CollapseError
-from starec_ray.recipe import Recipe, build, with_values
+from starec_ray.jobs.train import train
 from starec_ray.run_dir import LAST_BATCH, RunDir
-from starec_ray.traces import read_traces
-from starec_ray.train import train
+from starec_ray.training.anchor import AnchorData
+from starec_ray.training.traces import read_traces
 from tests.exact_logprobs import reply_logprobs
 from tests.small_world import dataset, write_random_traces
 from tests.tiny_recipe import tiny_recipe

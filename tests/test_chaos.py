@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from benchmarks.chaos import KINDS, chaos
-from starec_ray.case_order import CaseOrder
-from starec_ray.checkpoints import Checkpoints
+from starec_ray.checkpoints.checkpoints import Checkpoints
 from starec_ray.data.dataset import Dataset
+from starec_ray.rollouts.case_order import CaseOrder
 from starec_ray.run_dir import RunDir
 from tests.tiny_recipe import tiny_recipe
 

@@ -12,7 +12,7 @@ from starec_ray.credit import candidate_advantages, grade_credits, reply_advanta
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError
 from starec_ray.rewards import REWARD_SHAPES, reciprocal_rank_rewards
-from starec_ray.sequences import from_rollouts
+from starec_ray.training.sequences import from_rollouts
 from tests.small_world import TARGET, write_small_world
 
 grades = st.integers(1, 4).flatmap(

@@ -12,14 +12,14 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
-from starec_ray.checkpoint_files import FORMAT, PROGRESS, write_manifest
+from starec_ray.checkpoints.files import FORMAT, PROGRESS, write_manifest
 from starec_ray.cli.rollouts import select
+from starec_ray.config.identity import identity
+from starec_ray.config.recipe import resolved_sections
 from starec_ray.errors import ConfigError
-from starec_ray.evaluation.run import evaluate_models, trained_models
-from starec_ray.identity import identity
-from starec_ray.recipe import resolved_sections
+from starec_ray.jobs.evaluate import evaluate_models, trained_models
+from starec_ray.jobs.train import train
 from starec_ray.run_dir import RunDir
-from starec_ray.train import train
 from tests.small_world import dataset, write_random_traces, write_small_world
 from tests.tiny_recipe import tiny_recipe
 
@@ -109,7 +109,7 @@ def test_a_saved_run_is_evaluated_on_its_own(small_world, tiny_model, tmp_path, 
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(small_world, tiny_model, capsys):
-    from starec_ray.plan import print_plan
+    from starec_ray.jobs.plan import print_plan
 
     print_plan(tiny_recipe(small_world, tiny_model, None), Console(width=200))
     out = capsys.readouterr().out

@@ -11,9 +11,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from starec_ray import schemas
+from starec_ray.cluster.failures import FailureEvent
 from starec_ray.data.store import check_out
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.failures import FailureEvent
 from starec_ray.run_dir import EVALUATION, READABLE_ROLLOUTS, RunDir, flatten, written_whole
 
 TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}

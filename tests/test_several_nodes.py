@@ -19,9 +19,9 @@ import yaml
 from ray.job_submission import JobSubmissionClient
 from rich.console import Console
 
-from starec_ray import submit
+from starec_ray.config.recipe import build, load_recipe
 from starec_ray.errors import ConfigError
-from starec_ray.recipe import build, load_recipe
+from starec_ray.jobs import submit
 from starec_ray.run_dir import RunDir
 from tests.ray_nodes import ENVIRONMENT, RayNodes, ray_nodes
 from tests.tiny_recipe import tiny_recipe

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from starec_ray.recipe import Recipe, build
+from starec_ray.config.recipe import Recipe, build
 
 
 def tiny_recipe(data: Path, model_path: Path, traces: Path | None, **changes: dict) -> Recipe:

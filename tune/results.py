@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from actors.logs import HEADING
 from starec_ray.algorithm import MODEL
+from starec_ray.cluster.actor_logs import HEADING
+from starec_ray.config.recipe import Recipe, RunSettings, attribute_of, with_values
 from starec_ray.errors import STARecError
-from starec_ray.recipe import Recipe, RunSettings, attribute_of, with_values
 from starec_ray.run_dir import written_whole
 from tune.space import Space
 from tune.trial import metric_path

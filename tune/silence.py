@@ -10,9 +10,9 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 
+from starec_ray.cluster.failures import MOST_REPEATED_LOSSES
+from starec_ray.cluster.placement import shortage
 from starec_ray.errors import DeadlineError
-from starec_ray.failures import MOST_RELAPSES
-from starec_ray.placement import shortage
 
 LOOKS_S = 1.0  # apart
 STANDSTILL_S = 5.0  # Tune's steps take a tenth of a second, or the time of what they wait for
@@ -27,7 +27,7 @@ def longest_silence_s(config: Any) -> float:
     """What its own deadlines allow a trial between two reports, with lost learners, in seconds."""
     updates = max(1, config.anchor_updates_per_iteration) + 1  # and a checkpoint
     once = 2 * config.start_timeout_s + updates * config.update_timeout_s
-    return MOST_RELAPSES * once + 4 * config.sample_timeout_s  # rank, reflect, …
+    return MOST_REPEATED_LOSSES * once + 4 * config.sample_timeout_s  # rank, reflect, …
 
 
 class Silence(tune.Callback):

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import yaml
 from ray import tune
 
+from starec_ray.config.recipe import SECTIONS, Recipe, attribute_of, build, checked, with_values
 from starec_ray.errors import ConfigError
-from starec_ray.recipe import SECTIONS, Recipe, attribute_of, build, checked, with_values
 
 # Name → (what makes it, how many numbers it takes; None: a list of values).
 DOMAINS: dict[str, tuple[Callable[..., Any], int | None]] = {

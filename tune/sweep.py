@@ -17,14 +17,14 @@ from ray.tune.search import (
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from starec_ray.cluster import check_resources, start_ray
+from starec_ray.cluster.connection import check_resources, start_ray
+from starec_ray.cluster.placement import trial_place
 from starec_ray.config import STARecConfig
+from starec_ray.config.recipe import Recipe, attribute_of, build, resolved_sections, with_values
 from starec_ray.errors import ConfigError
-from starec_ray.placement import trial_place
-from starec_ray.plan import REMEDY
-from starec_ray.recipe import Recipe, attribute_of, build, resolved_sections, with_values
+from starec_ray.jobs.plan import REMEDY
+from starec_ray.jobs.train import train
 from starec_ray.run_dir import RunDir, written_whole
-from starec_ray.train import train
 from tune.population import KEPT, population
 from tune.results import Trial, read_trials, write_results
 from tune.silence import Silence, longest_silence_s, longest_start_s

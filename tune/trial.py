@@ -3,8 +3,8 @@
 from typing import Any
 
 from starec_ray.algorithm import STARec
-from starec_ray.failures import Relapses
-from starec_ray.learner_calls import LearnersLostError
+from starec_ray.cluster.failures import RepeatedLosses
+from starec_ray.training.learner_calls import LearnersLostError
 
 
 def metric_path(metric: str) -> str:
@@ -20,7 +20,7 @@ class SweepTrial(STARec):
         super().setup(config)
         self._newest: Any = None  # what Tune knows of the checkpoint that was saved or loaded last
         self._began_at = 0  # iterations that were done when these learners began
-        self._relapses = Relapses()
+        self._repeated_losses = RepeatedLosses()
 
     def step(self) -> dict[str, Any]:
         go_back = False
@@ -30,7 +30,7 @@ class SweepTrial(STARec):
                     self._go_back()
                 return _with_scores(super().step())
             except LearnersLostError as error:
-                self._relapses.lost(self._began_at, self.training_iteration, error)
+                self._repeated_losses.lost(self._began_at, self.training_iteration, error)
                 go_back = True
 
     def save(self, checkpoint_dir: str | None = None) -> Any:

@@ -171,7 +171,7 @@ def distill(
             )
         )
     else:
-        from starec_ray.cluster import start_ray
+        from starec_ray.cluster.connection import start_ray
         from starec_ray.distill.local import LocalSettings, LocalTeacher
 
         more = _json_object("--engine-settings", engine_settings)

@@ -36,8 +36,8 @@ def doctor(
     its data and model as each node sees them, and what the recipe wants against what is there. A
     line each, green or with the remedy; the exit code is 1 if anything is red.
     """
+    from starec_ray.config.recipe import load_recipe
     from starec_ray.doctor.examine import examine, print_finding  # loads Ray and torch, seconds
-    from starec_ray.recipe import load_recipe
 
     if recipe and (data or model):
         raise ConfigError("a recipe names its data and model: leave --data and --model out.")

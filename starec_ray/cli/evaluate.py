@@ -41,8 +41,8 @@ def evaluate(
     NDCG, hit rate and MRR with 95 % bootstrap intervals, paired differences, the malformed
     rate, and the split by user activity: on the screen, as evaluation.json and as plots.
     """
-    from starec_ray.evaluation.run import evaluate_models, trained_models  # loads Ray and torch
-    from starec_ray.recipe import build, load_recipe
+    from starec_ray.config.recipe import build, load_recipe
+    from starec_ray.jobs.evaluate import evaluate_models, trained_models  # loads Ray and torch
 
     if run is None and (model is None or data is None):
         raise ConfigError("give --run RUN, or --model and --data.")

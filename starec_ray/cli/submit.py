@@ -46,7 +46,7 @@ def submit(
     """
     if command not in COMMANDS:
         raise ConfigError(f"{command!r} can't be submitted; choose {', '.join(COMMANDS)}.")
-    from starec_ray import submit as jobs  # loads Ray and torch, seconds
+    from starec_ray.jobs import submit as jobs  # loads Ray and torch, seconds
 
     assert ctx.parent
     known = getattr(ctx.parent.command, "commands")[command]  # noqa: B009

@@ -63,7 +63,7 @@ def train(
         raise ConfigError("--resume goes on with a run, --overwrite empties it: give one of them.")
     if from_ and not resume:
         raise ConfigError("--from says which checkpoint --resume goes on from: give both.")
-    from starec_ray.recipe import load_recipe  # loads Ray and torch, seconds
+    from starec_ray.config.recipe import load_recipe  # loads Ray and torch, seconds
 
     console = Console()
     given = list(overrides or [])
@@ -71,11 +71,11 @@ def train(
         given.append(f"anchor.traces={json.dumps(traces)}")
     loaded = load_recipe(recipe, given)
     if dry_run:
-        from starec_ray.plan import print_plan
+        from starec_ray.jobs.plan import print_plan
 
         print_plan(loaded, console)
         return
-    from starec_ray import train as job
+    from starec_ray.jobs import train as job
 
     run = job.train(loaded, run_dir, console, overwrite=overwrite, resume=resume, checkpoint=from_)
     starec = sys.argv[0]

@@ -40,7 +40,7 @@ def tune(
 
     At the end OUT holds trials.csv, sweep.png, best.yaml (for `starec train`) and best_model/.
     """
-    from starec_ray.recipe import load_recipe  # loads Ray and torch, seconds
+    from starec_ray.config.recipe import load_recipe  # loads Ray and torch, seconds
     from tune.space import load_space
     from tune.sweep import sweep
 

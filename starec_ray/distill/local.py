@@ -9,11 +9,11 @@ from typing import Any
 import ray
 
 from starec_ray.agent.agent import split_rationale
-from starec_ray.cluster import check_resources
+from starec_ray.cluster.connection import check_resources
 from starec_ray.distill.teachers import CUT_OFF, Answer, Question, Record, Usage
 from starec_ray.errors import DeadlineError
-from starec_ray.models import check_chat_template, resolve_dtype, resolve_model
-from starec_ray.tokens import prompt_ids
+from starec_ray.models.resolve import check_chat_template, resolve_dtype, resolve_model
+from starec_ray.models.tokens import prompt_ids
 
 Row = dict[str, Any]
 CPU_KV_CACHE_GIB = 2

@@ -31,7 +31,7 @@ from starec_ray.errors import DataError
 from starec_ray.metrics import ndcg_at
 from starec_ray.progress import phase
 from starec_ray.schemas import DISTILLED
-from starec_ray.traces import KEPT, trace_columns
+from starec_ray.training.traces import KEPT, trace_columns
 
 CHARACTERS_A_TOKEN = 3  # a careful guess: the teacher's tokenizer isn't known here
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from starec_ray.run_dir import written_whole
-from starec_ray.traces import KEPT
+from starec_ray.training.traces import KEPT
 
 SCORED = {"rank": "rankings", "reflect": "reflections, by their follow-up ranking"}
 BLUE, GREY = "#2a6f97", "#9aa5b1"

@@ -7,7 +7,7 @@ from typing import Any
 from starec_ray.agent.item_text import clean
 from starec_ray.agent.prompts import Messages
 from starec_ray.data.dataset import Case
-from starec_ray.traces import KEPT
+from starec_ray.training.traces import KEPT
 
 NO_ANSWER = "no answer"
 MALFORMED = "malformed"

@@ -6,19 +6,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from starec_ray.cluster import start_ray
+from starec_ray.cluster.connection import start_ray
+from starec_ray.cluster.placement import actor_bundles
+from starec_ray.cluster.sizing import learner_bytes, runner_bytes
+from starec_ray.config.recipe import Recipe
 from starec_ray.data.store import MANIFEST, TABLES
 from starec_ray.doctor import checks
 from starec_ray.doctor.checks import Finding, Wanted
 from starec_ray.doctor.probe import file_hash, versions
 from starec_ray.doctor.survey import survey
 from starec_ray.errors import ConfigError
-from starec_ray.models import resolve_dtype, resolve_model
-from starec_ray.placement import actor_bundles
-from starec_ray.plan import count_parameters
-from starec_ray.recipe import Recipe
-from starec_ray.sizing import learner_bytes, runner_bytes
-from starec_ray.traces import BUNDLED_TRACES, trace_files
+from starec_ray.jobs.plan import count_parameters
+from starec_ray.models.resolve import resolve_dtype, resolve_model
+from starec_ray.training.traces import BUNDLED_TRACES, trace_files
 
 MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}
 

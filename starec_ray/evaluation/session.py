@@ -12,11 +12,11 @@ from actors.reward_group import RewardGroup
 from actors.weight_transfer.base import Answers, CallRunners
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import Task
+from starec_ray.cluster.failures import Failures
+from starec_ray.cluster.placement import actor_bundles
+from starec_ray.cluster.start_deadline import StartDeadline
 from starec_ray.data.dataset import Dataset
-from starec_ray.failures import Failures
-from starec_ray.placement import actor_bundles
-from starec_ray.sampling import RunnerPool
-from starec_ray.start import StartDeadline
+from starec_ray.rollouts.sampling import RunnerPool
 
 
 @dataclass(frozen=True)

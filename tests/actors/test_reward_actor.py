@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors import logs, reward_group
+from actors import reward_group
 from actors.reward_actor import RewardActor
 from actors.reward_group import RewardGroup
+from starec_ray.cluster import actor_logs
+from starec_ray.cluster.failures import FailureEvent, Failures
 from starec_ray.errors import DataError, DeadlineError
-from starec_ray.failures import FailureEvent, Failures
 from tests.processes import wait_until_gone
 from tests.small_world import TARGET
 
@@ -118,7 +119,9 @@ def test_an_actor_that_hangs_is_ended_and_its_share_scored_all_the_same(small_wo
 def test_what_hangs_a_second_time_ends_the_run_with_the_actor_named(
     small_world, group_of, monkeypatch
 ):
-    monkeypatch.setattr(logs, "TIMEOUT_S", 60.0)  # another process reads it, on a busy machine
+    monkeypatch.setattr(
+        actor_logs, "TIMEOUT_S", 60.0
+    )  # another process reads it, on a busy machine
 
     class Stuck(RewardActor):
         """As an actor whose storage doesn't answer."""

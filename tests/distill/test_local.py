@@ -12,7 +12,7 @@ from starec_ray.agent.tasks import SummarizeTask
 from starec_ray.distill.local import TOO_LONG, LocalSettings, LocalTeacher, in_time
 from starec_ray.distill.teachers import CUT_OFF, Answer, Question
 from starec_ray.errors import ConfigError, DeadlineError
-from starec_ray.tokens import prompt_ids
+from starec_ray.models.tokens import prompt_ids
 from tests.small_world import NAMES
 
 pytestmark = pytest.mark.engine

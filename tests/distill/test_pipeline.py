@@ -19,7 +19,7 @@ from starec_ray.distill.screening import NO_ANSWER
 from starec_ray.distill.teachers import TemplateAnswers
 from starec_ray.metrics import ndcg_at
 from starec_ray.schemas import DISTILLED
-from starec_ray.traces import BUNDLED_TRACES, read_traces
+from starec_ray.training.traces import BUNDLED_TRACES, read_traces
 from tests.distill.server import teacher_server
 
 USERS = 12

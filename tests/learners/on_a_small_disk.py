@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from starec_ray.checkpoint_files import FORMAT, PROGRESS, fault, write_manifest
-from starec_ray.checkpoints import Checkpoints
+from starec_ray.checkpoints.checkpoints import Checkpoints
+from starec_ray.checkpoints.files import FORMAT, PROGRESS, fault, write_manifest
 from starec_ray.errors import StorageError
 from tests.learners.samples import local_learner, make_sequences
 

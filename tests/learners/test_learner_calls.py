@@ -6,8 +6,8 @@ import signal
 import pytest
 import ray
 
-from starec_ray.failures import FailureEvent, Failures, TooManyFailuresError
-from starec_ray.learner_calls import LearnerCalls, LearnersLostError
+from starec_ray.cluster.failures import FailureEvent, Failures, TooManyFailuresError
+from starec_ray.training.learner_calls import LearnerCalls, LearnersLostError
 from tests.learners.samples import build_group
 
 pytestmark = pytest.mark.engine

@@ -3,8 +3,8 @@
 import pytest
 from rich.console import Console
 
+from starec_ray.config.recipe import build, with_values
 from starec_ray.errors import ConfigError
-from starec_ray.recipe import build, with_values
 from tests.tiny_recipe import tiny_recipe
 from tune import sweep as module
 from tune.space import Space, SweepSettings

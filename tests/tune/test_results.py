@@ -4,8 +4,8 @@ import pytest
 import yaml
 from rich.console import Console
 
+from starec_ray.config.recipe import build
 from starec_ray.errors import STARecError
-from starec_ray.recipe import build
 from tune.results import MODEL, Trial, best_of, cause_of, write_results
 
 

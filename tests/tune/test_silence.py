@@ -121,7 +121,9 @@ def test_a_sweep_has_the_deadlines_and_they_leave_a_trial_time_for_its_own(
     config = recipe.config
     assert longest_start_s(config) > 2 * config.start_timeout_s
     a_loss = config.start_timeout_s + config.anchor_updates_per_iteration * config.update_timeout_s
-    assert longest_silence_s(config) > module.MOST_RELAPSES * a_loss + config.sample_timeout_s
+    assert (
+        longest_silence_s(config) > module.MOST_REPEATED_LOSSES * a_loss + config.sample_timeout_s
+    )
     space = Space(SweepSettings(), {"training.lr": {"choice": [1e-5, 1e-4]}})
     silence = Silence(longest_silence_s(config), longest_start_s(config), [PLACE])
     tuner = sweep_module._tuner(config.to_dict(), recipe, space, tmp_path, silence)

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from ray.tune.search.sample import Categorical, Float, Integer
 
+from starec_ray.config.recipe import attribute_of, build, load_recipe, with_values
 from starec_ray.errors import ConfigError
-from starec_ray.recipe import attribute_of, build, load_recipe, with_values
 from tune.space import load_space
 
 RECIPE = build({"training": {"lr": 1e-5}})

@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from starec_ray.algorithm import MODEL
-from starec_ray.recipe import Recipe, build
+from starec_ray.config.recipe import Recipe, build
 from tests.tiny_recipe import tiny_recipe
 from tune import sweep as sweep_module
 from tune.results import read_trials

@@ -1,0 +1,1 @@
+"""What a run goes on from: whole or not there, here and in any store."""

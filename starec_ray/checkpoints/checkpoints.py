@@ -1,0 +1,222 @@
+"""A run's checkpoints: whole or not there, checked before one is gone on from; the newest and the
+best are kept."""
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from starec_ray.checkpoints.files import MANIFEST, fault, progress_of, sync
+from starec_ray.checkpoints.store import ITERATION, CheckpointStore
+from starec_ray.errors import ConfigError, StorageError
+
+SCORE = "score.json"  # what the best one is chosen by, the higher the better
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Saves(Protocol):
+    """An algorithm, as far as it is saved."""
+
+    @property
+    def training_iteration(self) -> int: ...
+
+    def save_to_path(self, path: str | Path) -> str:
+        """Writes into the folder; its manifest, of all that is there, last."""
+
+
+class Checkpoints:
+    """The folder `iteration-00012` holds the state after the run's twelfth iteration.
+
+    Args:
+        folder: made with the first checkpoint.
+        keep: so many are kept, the newest, and the best beside them; 0 keeps all. One that isn't
+            sound doesn't count, and is left to whoever looks for the cause.
+        identity: of the run, see `starec_ray.config.identity`; without it, another run's are as
+            good.
+        tell: told of each one that isn't sound, and why, once; and of one that couldn't be copied.
+        store: where each is copied to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        identity: Mapping[str, Any] | None = None,
+        tell: Callable[[str], None] = lambda fault: None,
+        store: CheckpointStore | None = None,
+    ) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._identity = identity
+        self._tell = tell
+        self.store = store
+        self._told: set[str] = set()
+
+    def save(self, algo: Saves, score: float | None = None) -> Path:
+        """Writes one beside its place, then puts it there, and lets the oldest go; the store then
+        has the same.
+
+        Where it can't be written what was written of it is removed, and the older ones stay as
+        they are.
+
+        Args:
+            score: of the state that is saved, the higher the better; one without can't be best.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        self.folder.mkdir(exist_ok=True)
+        self._check_room()
+        target = self.folder / f"iteration-{algo.training_iteration:05d}"
+        part = target.with_name(target.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed here
+        try:
+            part.mkdir()
+            if score is not None:
+                (part / SCORE).write_text(json.dumps(score))
+            algo.save_to_path(part)
+        except BaseException as error:
+            full = is_full(error, self.folder)
+            shutil.rmtree(part, ignore_errors=True)
+            if full:
+                raise self._no_room("the disk is full") from error
+            raise
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(part, target)
+        sync(self.folder)
+        best = self.best()
+        old = [path for path in self.sound()[: -self.keep] if path != best] if self.keep else []
+        for path in old:
+            shutil.rmtree(path)
+        if self.store:
+            self._copy(self.store, old)
+        return target
+
+    def bring(self) -> None:
+        """Where none is here yet: those that the store has, the newest first."""
+        if self.store and not self.all():
+            for name in reversed(self.store.names()):
+                self.store.get(name, self.folder)
+
+    def go_back_to(self, name: str) -> None:
+        """Lets those after one go, in the store too, so that it is the newest.
+
+        Raises:
+            ConfigError: there is no such one, or it isn't sound.
+        """
+        written = self.all()
+        chosen = self.folder / name
+        if chosen not in written:
+            there = ", ".join(path.name for path in written) or "none"
+            raise ConfigError(f"{self.folder} holds no checkpoint {name}; there are: {there}.")
+        if found := self._fault(chosen):
+            raise ConfigError(f"{found}. Take another one.")
+        for later in written[written.index(chosen) + 1 :]:
+            shutil.rmtree(later)
+            if self.store:
+                self.store.remove(later.name)
+
+    def best(self) -> Path | None:
+        """The one with the highest score, of equals the newest; None if none has one."""
+        scored = [path for path in self.sound() if (path / SCORE).is_file()]
+        return max(
+            reversed(scored), key=lambda p: json.loads((p / SCORE).read_text()), default=None
+        )
+
+    def all(self) -> list[Path]:
+        """Those that were written to their end, oldest first."""
+        found = self.folder.glob("iteration-*") if self.folder.is_dir() else ()
+        return sorted(
+            path
+            for path in found
+            if re.fullmatch(ITERATION, path.name) and (path / MANIFEST).is_file()
+        )
+
+    def sound(self) -> list[Path]:
+        """Those that are as they were written, and this run's, oldest first."""
+        return [path for path in self.all() if not self._fault(path)]
+
+    def newest(self) -> Path | None:
+        """The newest sound one; None if none was ever written.
+
+        Raises:
+            ConfigError: if there are some, and none is sound.
+        """
+        faults = []
+        for path in reversed(self.all()):
+            if not (found := self._fault(path)):
+                return path
+            faults.append(found)
+        if faults:
+            raise ConfigError(
+                f"no checkpoint can be gone on from: {'; '.join(faults)}. Bring back what changed, "
+                "or start another run."
+            )
+        return None
+
+    def _fault(self, path: Path) -> str:
+        """Why it can't be gone on from, in words; empty if it can."""
+        try:
+            if found := fault(path):
+                found = f"{path} is not as it was written: {found}"
+            elif self._identity is not None:
+                others = _differences(progress_of(path)["identity"], self._identity)
+                found = f"{path} is not this run's: {'; '.join(others)}" if others else ""
+        except ConfigError as error:
+            found = str(error)
+        if found and found not in self._told:
+            self._told.add(found)
+            self._tell(found)
+        return found
+
+    def _copy(self, store: CheckpointStore, old: list[Path]) -> None:
+        """What fails is tried again with the next one: the run can go on without."""
+        try:
+            for path in self.sound():
+                store.put(path)
+            for path in old:
+                store.remove(path.name)
+        except Exception as error:  # each kind of store has its own
+            self._tell(f"{store.address} has no copy of the newest checkpoint yet: {error}")
+
+    def _check_room(self) -> None:
+        """The newest one tells how much the next will take."""
+        if not (written := self.all()):
+            return
+        wanted = sum(path.stat().st_size for path in written[-1].rglob("*") if path.is_file())
+        free = shutil.disk_usage(self.folder).free
+        if free < wanted:
+            raise self._no_room(f"it takes {wanted / 1e9:.2f} GB and {free / 1e9:.2f} GB are free")
+
+    def _no_room(self, why: str) -> StorageError:
+        kept = self.all()
+        newest = f"{kept[-1]} is whole: make room, then --resume" if kept else "there is none yet"
+        return StorageError(f"no checkpoint can be written to {self.folder}: {why}. {newest}.")
+
+
+def is_full(error: BaseException, folder: Path) -> bool:
+    """Whether it is a full disk, or quota, that made writing to a folder fail.
+
+    Errors from other processes and from libraries tell it in their text at best.
+    """
+    said = any(os.strerror(number) in str(error) for number in FULL)
+    return said or getattr(error, "errno", None) in FULL or not shutil.disk_usage(folder).free
+
+
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Between two identities, a text each."""
+    inputs = [
+        f"{name} changed since, or it learned from another"
+        for name, sha in now["inputs"].items()
+        if saved["inputs"].get(name) != sha
+    ]
+    settings = [
+        f"{key} was {saved['settings'][key]!r} and is {value!r}"
+        for key, value in now["settings"].items()
+        if saved["settings"].get(key, value) != value
+    ]
+    return inputs + settings

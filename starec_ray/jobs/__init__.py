@@ -1,0 +1,1 @@
+"""What the commands do from end to end: train, evaluate, plan, submit."""

@@ -1,0 +1,94 @@
+"""Evaluate what a run made: all policies over the same test cases."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from starec_ray.cluster.connection import check_resources, start_ray
+from starec_ray.cluster.placement import actor_bundles
+from starec_ray.config.recipe import Recipe
+from starec_ray.data.dataset import Dataset
+from starec_ray.errors import ConfigError
+from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation_case_ids
+from starec_ray.evaluation.report import print_evaluation, write_evaluation
+from starec_ray.evaluation.session import Session, evaluation_session
+from starec_ray.jobs.plan import REMEDY
+from starec_ray.models.resolve import check_same_shape
+from starec_ray.run_dir import RunDir
+
+
+def trained_models(run: RunDir) -> dict[str, Path]:
+    """The models of a run by policy.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    models = {"anchored": run.anchored_model, "reinforced": run.model}
+    found = {name: folder for name, folder in models.items() if folder.is_dir()}
+    if not found:
+        raise ConfigError(f"{run.path} holds no trained model (model/ or anchored_model/) yet.")
+    return found
+
+
+def evaluate_models(
+    models: dict[str, Path],
+    recipe: Recipe,
+    out: Path,
+    console: Console,
+    split: str = "test",
+    *,
+    untrained: bool = True,
+) -> dict:
+    """Random order, popularity, the recipe's untrained model, then `models` (policy → folder).
+
+    Raises:
+        ConfigError: if one of the models isn't there, or has another shape than the recipe's.
+    """
+    config = recipe.config.copy(copy_frozen=False).resolve()
+    for folder in models.values():
+        check_same_shape(str(folder), config.model_path)
+    if untrained:
+        models = {"untrained": Path(config.model_path), **models}
+    run = recipe.run
+    dataset = Dataset.load(config.data_path)
+    check_cases(dataset, split, run.evaluation_cases, slow_thinking=run.evaluate_slow_thinking)
+    start_ray(recipe.run.ray)
+    check_resources(actor_bundles(config, learners=False), REMEDY)
+    with evaluation_session(config) as session:
+        return compare(session, models, recipe, out, console, split)
+
+
+def compare(
+    session: Session,
+    models: dict[str, Path],
+    recipe: Recipe,
+    out: Path,
+    console: Console,
+    split: str = "test",
+) -> dict:
+    """Random order, popularity, then `models`, with engines that run already.
+
+    Writes evaluation.json and its companions into `out`; returns what evaluation.json holds.
+    """
+    limit = recipe.run.evaluation_cases or None
+    results = evaluate_all(
+        session.models,
+        session.agent,
+        session.dataset,
+        session.rewards,
+        evaluation_case_ids(session.dataset, split, limit),
+        {name: str(folder) for name, folder in models.items()},
+        slow_thinking=recipe.run.evaluate_slow_thinking,
+        batch_size=recipe.config.max_num_seqs,
+        seed=recipe.run.seed,
+    )
+    summary = write_evaluation(
+        out,
+        results,
+        session.dataset,
+        data_path=str(recipe.config.data_path),
+        split=split,
+        seed=recipe.run.seed,
+    )
+    print_evaluation(summary, console)
+    return summary

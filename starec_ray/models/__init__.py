@@ -1,0 +1,1 @@
+"""The language model as files and tokens: what a name means, and what an engine can hold."""

@@ -1,0 +1,1 @@
+"""An iteration's rollouts: which cases, many env runners, rewards, and what became of each."""

@@ -1,0 +1,1 @@
+"""What the learners are given and how they are called: traces, sequences, updates."""

@@ -1,0 +1,168 @@
+"""Copies of checkpoints in a store: those that are kept, whole, and brought back."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlencode
+
+import fsspec
+import pytest
+
+from starec_ray.checkpoints import store
+from starec_ray.checkpoints.checkpoints import Checkpoints
+from starec_ray.checkpoints.files import MANIFEST, fault
+from starec_ray.checkpoints.store import CheckpointStore
+from starec_ray.errors import ConfigError, DeadlineError
+from tests.checkpoints.test_checkpoints import names, save, truncated
+
+
+@pytest.fixture(params=["file", "memory"])
+def address(request, tmp_path):
+    """Of a store that pyarrow knows, and of one that only fsspec does."""
+    if request.param == "file":
+        return f"file://{tmp_path}/a store"
+    fsspec.filesystem("memory").store.clear()
+    return "memory://runs/first"
+
+
+def store_at(address):
+    return CheckpointStore(address, timeout_s=30.0)
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def checkpoints(address, tmp_path, told):
+    return Checkpoints(tmp_path / "here", 2, tell=told.append, store=store_at(address))
+
+
+def test_the_store_has_those_that_are_kept_and_a_run_elsewhere_goes_on_from_them(
+    address, checkpoints, tmp_path, told
+):
+    for iteration, score in enumerate([0.9, 0.1, 0.2, 0.3], start=1):
+        save(checkpoints, iteration, score)
+    kept = ["iteration-00001", "iteration-00003", "iteration-00004"]
+    assert store_at(address).names() == names(checkpoints) == kept
+    elsewhere = Checkpoints(tmp_path / "elsewhere", 2, store=store_at(address))
+    elsewhere.bring()
+    assert names(elsewhere) == kept and elsewhere.best() == elsewhere.folder / kept[0]
+    for name in kept:
+        for path in (checkpoints.folder / name).rglob("*"):
+            copy = elsewhere.folder / path.relative_to(checkpoints.folder)
+            assert copy.is_dir() if path.is_dir() else copy.read_bytes() == path.read_bytes()
+    assert not told
+    store_at(address).clear()
+    assert store_at(address).names() == []
+
+
+def test_going_back_to_an_earlier_one_lets_those_after_it_go_here_and_there(address, checkpoints):
+    for iteration in (1, 2, 3):
+        save(checkpoints, iteration)
+    with pytest.raises(
+        ConfigError, match=r"no checkpoint iteration-00001; there are: iter.*-00002"
+    ):
+        checkpoints.go_back_to("iteration-00001")
+    checkpoints.go_back_to("iteration-00002")
+    assert store_at(address).names() == names(checkpoints) == ["iteration-00002"]
+    truncated(checkpoints.folder / "iteration-00002")
+    with pytest.raises(ConfigError, match=r"instead of 1000. Take another one"):
+        checkpoints.go_back_to("iteration-00002")
+
+
+def test_those_here_are_not_replaced_by_those_in_the_store(address, checkpoints, tmp_path):
+    save(checkpoints, 1)
+    elsewhere = Checkpoints(tmp_path / "elsewhere", 2)
+    save(elsewhere, 2)
+    elsewhere.store = store_at(address)
+    elsewhere.bring()
+    assert names(elsewhere) == ["iteration-00002"]
+
+
+def test_a_copy_that_was_cut_off_is_none_and_is_made_again(checkpoints, address, told, monkeypatch):
+    save(checkpoints, 1)
+    copy = store._copy
+    written = []
+
+    def failing(source, target, heartbeat):
+        if len(written) == 1:
+            raise OSError("the network is gone")
+        written.append(source.name)
+        copy(source, target, heartbeat)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_copy", failing)
+        save(checkpoints, 2)
+    assert len(told) == 1 and "the network is gone" in told[0] and address in told[0]
+    assert store_at(address).names() == ["iteration-00001"]
+    assert names(checkpoints) == ["iteration-00001", "iteration-00002"]
+    save(checkpoints, 3)
+    assert store_at(address).names() == ["iteration-00002", "iteration-00003"]
+
+
+def test_one_that_is_written_again_takes_the_place_of_its_copy(address, checkpoints, tmp_path):
+    save(checkpoints, 1, 0.5)
+    save(checkpoints, 1, 0.7)
+    store_at(address).get("iteration-00001", tmp_path)
+    written = (checkpoints.folder / "iteration-00001" / MANIFEST).read_text()
+    assert (tmp_path / "iteration-00001" / MANIFEST).read_text() == written
+
+
+@pytest.mark.parametrize("address", ["nowhere://bucket/run", "runs/first", "s3:/bucket"])
+def test_what_is_no_store_is_named(address):
+    with pytest.raises(ConfigError, match=r"run\.checkpoint_storage '.*' can't be used"):
+        store_at(address)
+
+
+@contextlib.contextmanager
+def silent_server() -> Iterator[str]:
+    """The address of a store in S3 whose server takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        options = {"endpoint_override": endpoint, "region": "us-east-1"}
+        yield f"s3://key:secret@bucket/run?{urlencode(options)}"
+
+
+def test_a_store_that_gives_no_answer_is_told_before_anything_starts():
+    with (
+        silent_server() as address,
+        pytest.raises(ConfigError, match=r"can't be used: listing s3.* got no further for 0\.5 s"),
+    ):
+        CheckpointStore(address, timeout_s=0.5)
+
+
+def test_a_store_that_falls_silent_costs_copies_and_not_the_run(
+    checkpoints, address, told, tmp_path, monkeypatch
+):
+    save(checkpoints, 1)
+    silence, woken = threading.Event(), threading.Event()
+
+    def hanging(source, target, heartbeat):
+        target.write(b"the first half")
+        silence.wait(60.0)
+        woken.set()
+        heartbeat()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_copy", hanging)
+        patch.setattr(checkpoints.store._in_time, "timeout_s", 2.0)
+        save(checkpoints, 2)
+    assert len(told) == 1
+    assert "copying iteration-00002 to" in told[0] and "no further for 2 s" in told[0]
+    assert "storage_timeout_s" in told[0]
+    save(checkpoints, 3)  # nothing is begun beside what may wake at any time
+    assert len(told) == 2 and "iteration-00002" in told[1] and "hangs still" in told[1]
+
+    silence.set()
+    woken.wait(60.0)
+    [(_, hung)] = [checkpoints.store._in_time._hanging]
+    with pytest.raises(DeadlineError, match="nobody waits"):
+        hung.result(60.0)
+    save(checkpoints, 4)
+    assert store_at(address).names() == ["iteration-00001", "iteration-00003", "iteration-00004"]
+    for name in ("iteration-00003", "iteration-00004"):
+        store_at(address).get(name, tmp_path)
+        assert not fault(tmp_path / name)

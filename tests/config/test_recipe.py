@@ -1,0 +1,217 @@
+"""Recipes: what is in them reaches the configuration; what is wrong is named."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from starec_ray.config import STARecConfig
+from starec_ray.config.recipe import build, changed_keys, load_recipe, resolved_sections
+from starec_ray.errors import ConfigError
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_ready_recipes_are_valid(path):
+    recipe = load_recipe(path)
+    assert recipe.config.cases_per_iteration > 0
+
+
+def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("training: {lr: 1.0e-5, group_size: 4}\nrun: {seed: 3}\n")
+    recipe = load_recipe(path, ["training.lr=2.0e-5", "reward_shape=ndcg", "run.iterations=7"])
+    assert recipe.config.lr == 2e-5
+    assert recipe.config.group_size == 4
+    assert recipe.config.reward_shape == "ndcg"
+    assert recipe.config.seed == 3
+    assert recipe.run.iterations == 7
+    assert recipe.sections["training"]["lr"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"trainning": {}}, "did you mean 'training'"),
+        ({"training": {"group_sise": 4}}, "training.group_sise; did you mean 'group_size'"),
+        ({"training": {"group_size": "four"}}, "group_size is 'four'.*type int"),
+        ({"training": {"group_size": True}}, "group_size is True"),
+        ({"training": {"group_size": 0}}, "group_size is 0; it must be above 0"),
+        ({"model": {"reply_format": "poem"}}, "reply_format is 'poem'.*grades, titles"),
+        ({"model": {"dtype": "float16"}}, "dtype is 'float16'.*bfloat16"),
+        ({"model": {"item_attributes": ["colour"]}}, "item_attributes has colour"),
+        ({"rewards": {"reward_shape": "gold"}}, "reward_shape is 'gold'.*tiers"),
+        ({"learners": {"zero_stage": 4}}, "zero_stage is 4"),
+        ({"env_runners": {"num_env_runners": 0}}, "num_env_runners is 0"),
+        ({"env_runners": {"gpu_memory_utilization": 0}}, "gpu_memory_utilization is 0"),
+        (
+            {"learners": {"custom_resources_per_learner": {"a": "many"}}},
+            "custom_resources_per_learner has a: 'many'",
+        ),
+        (
+            {"env_runners": {"custom_resources_per_env_runner": {"GPU": 1}}},
+            "custom_resources_per_env_runner has GPU: 1.*keys of their own",
+        ),
+        ({"anchor": {"trace_weights": {"rank": math.nan}}}, "trace_weights has rank: nan"),
+        ({"anchor": {"held_out_trace_share": 1.0}}, "held_out_trace_share is 1.0; no trace is"),
+        ({"model": {"max_rank_tokens": 2048}}, r"max_rank_tokens is 2048.*2048 \(max_model_len"),
+        ({"run": {"ray": {"foo": 1}}}, "run.ray has foo"),
+        ({"run": {"ray": {"num_cpu": 1}}}, "num_cpu, .*did you mean 'num_cpus'"),
+        ({"run": {"ray": {"num_cpus": math.nan}}}, "run.ray.num_cpus is nan"),
+        ({"training": {"reflect_share": 1.5}}, "reflect_share is 1.5"),
+        ({"training": {"temperature": 0.001}}, "temperature is 0.001; it must be 0.01"),
+        ({"training": {"clip_low": 5.0}}, "clip_low is 5.0.*below 1"),
+        (
+            {"training": {"kl_coeff": 0.0}, "fault_tolerance": {"max_kl": 1.0}},
+            "max_kl is 1.0; with kl_coeff 0",
+        ),
+        ({"anchor": {"num_traces": 0}}, "num_traces is 0; nothing is left to learn"),
+        ({"learners": {"num_gpus_per_learner": 2}}, "num_gpus_per_learner is 2"),
+        (
+            {
+                "learners": {"num_gpus_per_learner": 1, "num_learners": 0},
+                "env_runners": {"num_gpus_per_env_runner": 1},
+            },
+            "num_learners is 0; the driver's own learner",
+        ),
+        (
+            {"env_runners": {"num_gpus_per_env_runner": 0.5}},
+            "gpu_memory_utilization is 0.85; a runner has 0.5 of a GPU",
+        ),
+        ({"training": {"max_staleness": -1}}, "max_staleness is -1; it can't be negative"),
+        (
+            {"training": {"max_staleness": 1}, "env_runners": {"weight_transfer": "gloo"}},
+            "weight_transfer is 'gloo'.*must be object_store",
+        ),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_what_is_wrong(sections, message):
+    with pytest.raises(ConfigError, match=message):
+        build(sections)
+
+
+def test_a_number_of_the_python_api_may_be_numpys_and_must_be_one():
+    STARecConfig().training(group_size=np.int64(4), grad_clip=np.float32(0.5)).validate()
+    with pytest.raises(ConfigError, match="grad_clip is None; it must be a finite number"):
+        STARecConfig().training(grad_clip=None).validate()
+
+
+def test_an_unknown_override_names_its_nearest_neighbour(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="did you mean 'group_size'"):
+        load_recipe(path, ["groupsize=4"])
+    with pytest.raises(ConfigError, match="write key=value"):
+        load_recipe(path, ["group_size"])
+
+
+def test_a_missing_recipe_says_where_ready_ones_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"recipes/"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_missing_data_folder_is_found_before_anything_starts(tmp_path):
+    config = STARecConfig().data(path=tmp_path).model(name="smollm2-135m-instruct")
+    with pytest.raises(ConfigError, match="starec data prepare"):
+        config.resolve()
+
+
+def test_the_fluent_sections_set_plain_attributes():
+    config = (
+        STARecConfig()
+        .data(path="somewhere")
+        .model(name="a/b", reply_format="titles")
+        .anchor(anchor_lr=1e-5)
+        .rewards(reward_shape="ndcg")
+        .training(lr=1e-6, group_size=4)
+        .env_runners(num_env_runners=2)
+        .learners(num_learners=2, zero_stage=3)
+        .evaluation(evaluation_interval=5)
+        .fault_tolerance(update_timeout_s=10.0)
+    )
+    assert (config.model_name, config.reply_format, config.zero_stage) == ("a/b", "titles", 3)
+    assert (config.num_env_runners, config.update_timeout_s) == (2, 10.0)
+    assert (config.evaluation_interval, config.validation_cases) == (5, 100)
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number_all_the_same():
+    recipe = build({"training": {"lr": "1e-5"}})
+    assert recipe.config.lr == 1e-5
+    assert recipe.sections["training"]["lr"] == 1e-5
+
+
+def test_a_learning_rate_may_be_a_schedule_from_step_0_on():
+    recipe = build({"training": {"lr": [[0, "6e-5"], [20, 6e-5], [30, 0.0]]}})
+    assert recipe.config.lr == [[0, 6e-5], [20, 6e-5], [30, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "lr",
+    [
+        [],
+        [[0, 1e-5]],
+        [[1, 1e-5], [2, 0.0]],
+        [[0, 1e-5], [0, 0.0]],
+        [[0, -1.0], [1, 0.0]],
+        [[0, math.inf], [1, 0.0]],
+        0.0,
+    ],
+)
+def test_what_is_no_learning_rate_is_refused(lr):
+    with pytest.raises(ConfigError, match=r"lr is"):
+        build({"training": {"lr": lr}})
+
+
+def test_credit_by_candidate_is_for_constrained_grades():
+    rewards = {"rewards": {"credit_assignment": "candidate"}}
+    fast = {"think_before_ranking": False, "constrained_decoding": True}
+    assert build(rewards | {"model": fast}).config.credit_assignment == "candidate"
+    for model in ({"reply_format": "grades"}, fast | {"reply_format": "titles"}):
+        with pytest.raises(
+            ConfigError, match=r"credit_assignment is 'candidate'; only constrained"
+        ):
+            build(rewards | {"model": model})
+
+
+def test_resolved_sections_say_every_setting_and_are_a_recipe_again():
+    recipe = build({"model": {"name": "some/model"}, "run": {"iterations": 7}})
+    sections = resolved_sections(recipe)
+    assert sections["model"]["name"] == "some/model"
+    assert sections["training"]["group_size"] == recipe.config.group_size
+    again = build(sections)
+    assert resolved_sections(again) == sections
+    assert again.run == recipe.run
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("checkpoint_every", -1), ("seed", -1), ("evaluation_cases", -5)]
+)
+def test_a_run_setting_out_of_range_is_refused(key, value):
+    with pytest.raises(ConfigError, match=rf"run\.{key} is {value}"):
+        build({"run": {key: value}})
+
+
+def test_a_run_that_goes_on_may_change_how_long_and_fast_but_not_what_it_trains():
+    before = resolved_sections(build({"training": {"lr": 1e-4}, "run": {"seed": 1}}))
+    slower = build({"training": {"lr": 5e-5, "kl_coeff": 0.1}, "run": {"seed": 1, "iterations": 7}})
+    slower.config.num_env_runners = 3
+    slower.config.max_kl = 2.0
+    assert changed_keys(before, resolved_sections(slower)) == []
+    other = {"seed": 2, "metric": "mrr", "mode": "min"}
+    assert changed_keys(
+        before, resolved_sections(build({"training": {"group_size": 4}, "run": other}))
+    ) == [
+        "training.group_size was 8 and is 4",
+        "run.seed was 1 and is 2",
+        "run.metric was 'ndcg@10' and is 'mrr'",
+        "run.mode was 'max' and is 'min'",
+    ]
+
+
+def test_a_run_without_an_anchor_to_measure_by_can_not_begin_to():
+    without = resolved_sections(build({"training": {"kl_coeff": 0.0}}))
+    with_one = resolved_sections(build({"training": {"kl_coeff": 1e-3}}))
+    assert changed_keys(without, without) == changed_keys(with_one, without) == []
+    assert changed_keys(without, with_one) == ["training.kl_coeff was 0.0 and is 0.001"]

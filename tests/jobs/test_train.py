@@ -1,0 +1,133 @@
+"""Learners that are lost again and again, without any engine: when does a run give up?"""
+
+import json
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from starec_ray.checkpoints.checkpoints import Checkpoints
+from starec_ray.checkpoints.files import FORMAT, PROGRESS, write_manifest
+from starec_ray.cluster.failures import TooManyFailuresError
+from starec_ray.config.recipe import build, changed_keys, load_recipe, resolved_sections
+from starec_ray.errors import CollapseError
+from starec_ray.jobs import train
+from starec_ray.run_dir import LAST_BATCH, RunDir
+from starec_ray.training.alarms import Alarms
+from starec_ray.training.learner_calls import LearnersLostError
+from tests.tiny_recipe import tiny_recipe
+
+RECOVERIES = 20  # a run that goes on for ever does so in this test no more often
+
+
+class Learning:
+    """Counts iterations; `loses` says whether the learners are lost in one, by its number and
+    the loss's."""
+
+    stage = "reinforce"
+    latest_rollouts = None
+
+    def __init__(self, loses) -> None:
+        self.loses = loses
+        self.losses = 0
+        self.training_iteration = 0
+        self.dataset = SimpleNamespace(items={})
+        numbers = dict.fromkeys(("rank/reward", "rank/ndcg@10", "rank/malformed"), 0.0)
+        self.report = {"stage": self.stage, **numbers}
+
+    @property
+    def iterations_done(self) -> int:
+        return self.training_iteration
+
+    def train(self) -> dict:
+        if self.loses(self.training_iteration + 1, self.losses):
+            self.losses += 1
+            assert self.losses < RECOVERIES
+            raise LearnersLostError(f"learner 0 failed: out of memory, number {self.losses}")
+        self.training_iteration += 1
+        return {}
+
+    def save_model(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+
+    def save_to_path(self, path: Path) -> str:
+        state = {"format": FORMAT, "training_iteration": self.training_iteration}
+        (path / PROGRESS).write_text(json.dumps(state))
+        write_manifest(path)
+        return str(path)
+
+    def restore_from_path(self, path: Path) -> None:
+        self.training_iteration = json.loads((path / PROGRESS).read_text())["training_iteration"]
+
+    def start_over(self) -> None:
+        self.training_iteration = 0
+
+
+def learn(algo: Learning, path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(train, "_write_rollouts", lambda *args: None)
+    recipe = tiny_recipe(path, path, None, run={"iterations": 12, "checkpoint_every": 5})
+    run = RunDir(path / "run")
+    checkpoints = Checkpoints(run.checkpoints, keep=2)
+    train._train(algo, recipe, run, checkpoints, Console(quiet=True), None)
+
+
+def test_learners_that_are_lost_at_once_each_time_end_the_run_with_the_cause(tmp_path, monkeypatch):
+    algo = Learning(lambda iteration, losses: True)
+    with pytest.raises(TooManyFailuresError, match=r"3 times in iteration 1.*memory, number 3"):
+        learn(algo, tmp_path, monkeypatch)
+
+
+def test_learners_that_are_lost_in_the_same_iteration_each_time_end_the_run(tmp_path, monkeypatch):
+    algo = Learning(lambda iteration, losses: iteration == 8)  # three behind its checkpoint
+    with pytest.raises(TooManyFailuresError, match=r"3 times in iteration 8.*memory, number 3"):
+        learn(algo, tmp_path, monkeypatch)
+
+
+def test_learners_that_are_lost_here_and_there_do_not(tmp_path, monkeypatch):
+    places = [2, 2, 4, 7, 6, 9, 8, 11, 12]
+    algo = Learning(lambda iteration, losses: losses < len(places) and iteration == places[losses])
+    learn(algo, tmp_path, monkeypatch)
+    assert (algo.losses, algo.training_iteration) == (len(places), 12)
+
+
+class Collapsing(Learning):
+    """Its KL grows until the alarm goes off, in the iteration after a KL of 0.7."""
+
+    latest_update = pa.table({"case_id": ["the offending one"]})
+
+    def __init__(self, config) -> None:
+        super().__init__(lambda iteration, losses: False)
+        self.config = config
+        self.alarms = Alarms(config)
+
+    def train(self) -> dict:
+        self.report["kl"] = (self.training_iteration + 1) / 10
+        self.alarms.check({"kl": self.report["kl"], "skipped": 0.0})
+        return super().train()
+
+
+def test_a_run_that_collapses_ends_with_its_batch_and_a_way_back_that_is_open(
+    tmp_path, monkeypatch
+):
+    sections = {"training": {"lr": 1e-4}, "fault_tolerance": {"max_kl": 0.75}}
+    recipe = build(tiny_recipe(tmp_path, tmp_path, None).sections | sections)
+    run = RunDir(tmp_path / "run")
+    run.write_config(resolved_sections(recipe))
+    with pytest.raises(CollapseError, match=r"kl is 0.8, above its limit 0\.75") as raised:
+        learn(Collapsing(recipe.config), tmp_path, monkeypatch)
+
+    lines = run.read_metrics()
+    assert [line["iteration"] for line in lines] == list(range(1, 9)) and lines[-1]["kl"] == 0.8
+    assert pq.read_table(run.path / LAST_BATCH).to_pylist() == [{"case_id": "the offending one"}]
+    assert f"The last healthy checkpoint is {run.checkpoints / 'iteration-00005'}." in str(
+        raised.value
+    )
+    command = shlex.split(str(raised.value).partition("starec train ")[2])
+    assert command[2:] == ["--run-dir", str(run.path), "--resume"]
+    slower = load_recipe(command[0], [command[1]])
+    assert slower.config.lr == 5e-5
+    assert changed_keys(run.read_config(), resolved_sections(slower)) == []

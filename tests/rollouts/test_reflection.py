@@ -1,0 +1,111 @@
+"""Slow thinking in training: who reflects, on what, and what it earns."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from starec_ray.agent.tasks import RankTask
+from starec_ray.credit import reply_advantages
+from starec_ray.rollouts.reflection import (
+    follow_up_tasks,
+    reflect_tasks,
+    reflection_rewards,
+    revealed,
+)
+from starec_ray.rollouts.report import rollout_report
+from tests.small_world import dataset
+
+USERS = 6  # of the small world that train: u0, u1, u4, u5, u8, u9
+GROUP = 2
+
+
+@pytest.fixture(scope="module")
+def world(small_world):
+    return dataset(small_world)
+
+
+def ranked_and_scored(tasks: list[RankTask]) -> tuple[pa.Table, pa.Table]:
+    """Two rollouts a task: the first begins with item 0, the second with item 3."""
+    rows = [(task, rollout) for task in range(len(tasks)) for rollout in range(GROUP)]
+    rankings = [["0", "1", "2", "3"], ["3", "2", "1", "0"]]
+    ranked = pa.table(
+        {
+            "case_id": [tasks[task].case_id for task, _ in rows],
+            "task": pa.array([task for task, _ in rows], pa.int32()),
+            "rollout": pa.array([rollout for _, rollout in rows], pa.int32()),
+            "ranking": [rankings[rollout] for _, rollout in rows],
+        }
+    )
+    return ranked, pa.table({"chosen": ["3"] * len(rows)})
+
+
+def tasks_of(world, round_: int) -> list[RankTask]:
+    return [RankTask(case_id, "before") for case_id in world.case_ids("train", round_)[:USERS]]
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.5, 3), (1.0, 6)])
+def test_a_seeded_share_reflects_on_its_first_rollout_and_the_real_choice(world, share, count):
+    tasks = tasks_of(world, 0)
+    ranked, scores = ranked_and_scored(tasks)
+    reflecting = reflect_tasks(tasks, ranked, scores, world, share, seed=1)
+    assert len({task.case_id for task in reflecting}) == len(reflecting) == count
+    assert all(task.predicted == ("0", "1", "2", "3") for task in reflecting)
+    assert all((task.chosen, task.summary) == ("3", "before") for task in reflecting)
+    assert reflecting == reflect_tasks(tasks, ranked, scores, world, share, seed=1)
+
+
+def test_a_last_case_has_nothing_to_follow_up_with(world):
+    tasks = tasks_of(world, 1)
+    assert reflect_tasks(tasks, *ranked_and_scored(tasks), world, 1.0, seed=1) == []
+
+
+def test_a_summary_is_used_in_the_next_case_and_earns_its_reward(world):
+    reflected = pa.table(
+        {
+            "case_id": ["u0/0", "u0/0"],
+            "task": pa.array([0, 0], pa.int32()),
+            "summary": ["Likes Delta.", ""],
+            "malformed": [False, True],
+        }
+    )
+    follow_ups = follow_up_tasks(reflected, world)
+    assert follow_ups == [RankTask("u0/1", "Likes Delta."), RankTask("u0/1", "")]
+    rewards = reflection_rewards(reflected, pa.table({"reward": pa.array([0.5, 0.9], "float32")}))
+    assert rewards.tolist() == [0.5, -1.0] and rewards.dtype == np.float32
+    told = revealed(
+        reflect_tasks(
+            tasks_of(world, 0), *ranked_and_scored(tasks_of(world, 0)), world, 1.0, seed=1
+        ),
+        reflected,
+    )
+    assert told["chosen"].to_pylist() == ["3", "3"] and told["target_rank"].null_count == 2
+
+
+def test_the_report_counts_what_was_sampled():
+    rollouts = pa.table(
+        {
+            "task": pa.array([0, 0, 1, 1], pa.int32()),
+            "malformed": [False, True, False, False],
+            "missing": [0, 4, 0, 0],
+            "repeated": [0, 0, 0, 2],
+            "invented": [0, 0, 0, 0],
+            "history_shed": [0, 0, 0, 0],
+            "prompt_ids": [[1, 2, 3]] * 4,
+            "reply_ids": [[1], [1, 2], [1, 2, 3], [1, 2]],
+            "finish_reason": ["stop", "length", "stop", "stop"],
+        }
+    )
+    report = rollout_report(
+        "rank",
+        rollouts,
+        rewards=np.array([1.0, -1.0, 0.5, 0.5]),
+        advantages=reply_advantages([1.0, -1.0, 0.5, 0.5], [0, 0, 1, 1]),
+        target_ranks=np.array([1, 1, 2, 2]),
+    )
+    assert report["rank/reward"] == 0.25
+    assert (report["rank/malformed"], report["rank/cut_off"]) == (0.25, 0.25)
+    assert (report["rank/missing"], report["rank/repeated"]) == (1.0, 0.5)
+    assert (report["rank/prompt_tokens"], report["rank/reply_tokens"]) == (3.0, 2.0)
+    assert report["rank/groups_without_variance"] == 0.5
+    # A malformed ranking counts 0 wherever its completion put the target.
+    assert report["rank/ndcg@10"] == pytest.approx((1 + 0 + 2 / np.log2(3)) / 4)

@@ -1,0 +1,84 @@
+"""Env runners that fail: told soon, with the cause."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+from ray.util.placement_group import placement_group_table
+
+from starec_ray.cluster import actor_logs
+from starec_ray.cluster.failures import Failures
+from starec_ray.config import STARecConfig
+from starec_ray.errors import DeadlineError, STARecError
+from starec_ray.evaluation.session import evaluation_session
+from starec_ray.rollouts.sampling import RunnerPool
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.engine
+
+
+def all_places_given_back() -> bool:
+    """Ray removes them some time after it was told to."""
+    return {place["state"] for place in placement_group_table().values()} == {"REMOVED"}
+
+
+def test_a_runner_that_can_not_start_ends_the_wait_with_its_cause(
+    small_world, tiny_model, ray_cluster
+):
+    config = (
+        STARecConfig()
+        .data(path=small_world)
+        .model(name=str(tiny_model), dtype="float32")
+        # A third of its heads isn't a whole number, which vLLM alone finds out.
+        .env_runners(num_env_runners=1, num_cpus_per_env_runner=1, tensor_parallel_size=3)
+        .resolve()
+    )
+    before = set(ray._private.state.actors())
+    with pytest.raises(STARecError, match=r"(?s)an env runner could not start.*tensor parallel"):
+        config.build_algo()
+    [learner] = [
+        actor
+        for actor_id, actor in ray._private.state.actors().items()
+        if actor_id not in before and actor["ActorClassName"].endswith("_WrappedExecutable")
+    ]  # it started meanwhile
+    assert learner["State"] == "DEAD"
+    wait_until(all_places_given_back, 30.0, "a placement group is left")
+    start = time.monotonic()
+    with (
+        evaluation_session(config) as session,
+        pytest.raises(STARecError, match=r"(?s)no env runner could start.*tensor parallel"),
+    ):
+        session.models.load_model(str(tiny_model))
+        session.models.sample([], rollouts=1, temperature=0.0, seed=0)
+    assert time.monotonic() - start < config.start_timeout_s / 5
+
+
+class Sleeper:
+    """A runner that doesn't come up."""
+
+    def __init__(self) -> None:
+        print("waiting for a licence server", flush=True)
+        time.sleep(300.0)
+
+    def ping(self) -> None: ...
+
+
+def test_runners_that_do_not_come_up_are_told_of_with_their_logs(ray_cluster, monkeypatch):
+    monkeypatch.setattr(
+        actor_logs, "TIMEOUT_S", 60.0
+    )  # another process reads it, on a busy machine
+    actor = ray.remote(num_cpus=0)(Sleeper).remote()
+    manager = FaultTolerantActorManager([actor], init_id=1)
+    manager.set_actor_state(1, False)
+    pool = RunnerPool(
+        SimpleNamespace(_worker_manager=manager),
+        sample_timeout_s=60.0,
+        transfer_timeout_s=60.0,
+        start_timeout_s=8.0,
+        failures=Failures(9, 60.0),
+    )
+    with pytest.raises(DeadlineError, match=r"(?s)none of 1 .* within 8 s.*licence server"):
+        pool.sample([], rollouts=1, temperature=0.0, seed=0)
+    ray.kill(actor)
