@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.tasks import RankTask, ReflectTask
-from starec_ray.config.recipe import SECTIONS, _fields, build, load_recipe, resolved_sections
+from starec_ray.config.fields import SECTIONS, known_fields
+from starec_ray.config.recipe import build, load_recipe, resolved_sections
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.data.prepare import prepare
 from starec_ray.errors import ConfigError, DataError
@@ -83,7 +84,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
     max_leaves=4,
 )
-known_keys = {section: sorted(fields) for section, fields in _fields().items()}
+known_keys = {section: sorted(fields) for section, fields in known_fields().items()}
 sections = st.dictionaries(
     st.sampled_from([*SECTIONS, "run"]), st.just(None), min_size=1, max_size=3
 ).flatmap(
@@ -132,7 +133,7 @@ def number_fields() -> list[tuple[str, str]]:
     """Section and key of every number of a recipe."""
     return [
         (section, key)
-        for section, fields in _fields().items()
+        for section, fields in known_fields().items()
         for key, kind in fields.items()
         if {int, float} & {kind, *typing.get_args(kind)}
     ]

@@ -7,7 +7,7 @@ import ray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
-from starec_ray.config.recipe import attribute_of
+from starec_ray.config.fields import attribute_of
 from tune.space import Space
 
 KEPT = 3  # checkpoints of a trial: one that is being copied must not be the next to go

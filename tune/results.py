@@ -17,7 +17,8 @@ from rich.table import Table
 
 from starec_ray.algorithm import MODEL
 from starec_ray.cluster.actor_logs import HEADING
-from starec_ray.config.recipe import Recipe, RunSettings, attribute_of, with_values
+from starec_ray.config.fields import RunSettings, attribute_of
+from starec_ray.config.recipe import Recipe, with_values
 from starec_ray.errors import STARecError
 from starec_ray.run_dir import written_whole
 from tune.space import Space

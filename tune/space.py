@@ -16,7 +16,8 @@ from typing import Any, Literal
 import yaml
 from ray import tune
 
-from starec_ray.config.recipe import SECTIONS, Recipe, attribute_of, build, checked, with_values
+from starec_ray.config.fields import SECTIONS, attribute_of
+from starec_ray.config.recipe import Recipe, build, checked, with_values
 from starec_ray.errors import ConfigError
 
 # Name → (what makes it, how many numbers it takes; None: a list of values).

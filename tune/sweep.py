@@ -20,7 +20,8 @@ from rich.console import Console
 from starec_ray.cluster.connection import check_resources, start_ray
 from starec_ray.cluster.placement import trial_place
 from starec_ray.config import STARecConfig
-from starec_ray.config.recipe import Recipe, attribute_of, build, resolved_sections, with_values
+from starec_ray.config.fields import attribute_of
+from starec_ray.config.recipe import Recipe, build, resolved_sections, with_values
 from starec_ray.errors import ConfigError
 from starec_ray.jobs.plan import REMEDY
 from starec_ray.jobs.train import train

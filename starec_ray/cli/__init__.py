@@ -11,6 +11,7 @@ from starec_ray.cli.distill import distill
 from starec_ray.cli.doctor import doctor
 from starec_ray.cli.evaluate import evaluate
 from starec_ray.cli.rollouts import rollouts
+from starec_ray.cli.settings import settings
 from starec_ray.cli.submit import submit
 from starec_ray.cli.train import train
 from starec_ray.cli.tune import tune
@@ -28,6 +29,7 @@ app.command()(train)
 app.command()(tune)
 app.command()(evaluate)
 app.command()(rollouts)
+app.command()(settings)
 app.command()(doctor)
 app.command(
     # What follows the submitted command is that command's.

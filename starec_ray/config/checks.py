@@ -5,6 +5,8 @@ import math
 from collections.abc import Collection
 from typing import Any, SupportsFloat
 
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
 from actors.weight_transfer.choice import WEIGHT_TRANSFERS
 from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.item_text import ATTRIBUTES
@@ -75,6 +77,21 @@ NOT_NEGATIVE = (
 )
 LEAST_TEMPERATURE = 0.01  # vLLM takes it in the place of lower ones
 SHARES = ("reflect_share", "reflect_trace_share", "held_out_trace_share", "gpu_memory_utilization")
+# RLlib's settings that have no meaning here, and what has.
+OTHERS = {
+    "train_batch_size": "an iteration has cases_per_iteration groups of group_size",
+    "_train_batch_size_per_learner": "an iteration has cases_per_iteration groups of group_size",
+    "minibatch_size": "micro_batch_tokens bounds what a learner takes at once",
+    "num_epochs": "an iteration's rollouts are learned from in one update",
+    "grad_clip_by": "grad_clip bounds the global norm",
+    "gamma": "a ranking is one action, and earns its reward at once",
+    "optimizer": "it is AdamW: lr, weight_decay and warmup_steps set it",
+    "num_envs_per_env_runner": "max_num_seqs bounds what an engine decodes at once",
+    "rollout_fragment_length": "a rollout is one whole reply",
+    "evaluation_duration": "validation_cases are asked",
+    "evaluation_num_env_runners": "the env runners evaluate too",
+    "evaluation_parallel_to_training": "the env runners evaluate between two iterations",
+}
 
 
 def check_fields(config: Any) -> None:
@@ -83,12 +100,25 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: names the field, its value, and what it may be.
     """
+    if not config.in_evaluation:  # RLlib's copy, which it changes itself
+        _check_others(config)
     _check_numbers(config)
     _check_lr(config)
     _check_training(config)
     _check_mappings(config)
     _check_actors(config)
     _check_ranking(config)
+
+
+def _check_others(config: Any) -> None:
+    defaults = AlgorithmConfig()
+    for field, instead in OTHERS.items():
+        if getattr(config, field) != getattr(defaults, field):
+            name = field.lstrip("_")
+            raise ConfigError(
+                f"{name} is {getattr(config, field)!r}; it is RLlib's and means nothing here: "
+                f"{instead}."
+            )
 
 
 def _check_numbers(config: Any) -> None:

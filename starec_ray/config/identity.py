@@ -4,7 +4,8 @@ import hashlib
 import json
 from typing import Any
 
-from starec_ray.config.recipe import Recipe, RunSettings, fixed_keys, resolved_sections
+from starec_ray.config.fields import RunSettings
+from starec_ray.config.recipe import Recipe, fixed_keys, resolved_sections
 
 MODEL = "the model's shape"
 NOT_SHAPE = {"_name_or_path", "transformers_version", "dtype"}  # of a model's configuration

@@ -8,25 +8,14 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import yaml
 
 from starec_ray.config import STARecConfig
+from starec_ray.config.fields import LOWEST, SECTIONS, RunSettings, attribute_of, known_fields
 from starec_ray.errors import ConfigError
-
-SECTIONS = [
-    "data",
-    "model",
-    "anchor",
-    "rewards",
-    "training",
-    "env_runners",
-    "learners",
-    "evaluation",
-    "fault_tolerance",
-]
 
 # What a run that goes on may change, and what of the section run it may not.
 FREE_SECTIONS = {"env_runners", "learners", "evaluation", "fault_tolerance"}
@@ -34,16 +23,6 @@ KL = "kl_coeff"
 FREE = {"anchor.anchor_lr", "training.lr", f"training.{KL}"}
 FIXED_OF_RUN = {"seed", "metric", "mode"}  # the scores of its checkpoints are by these
 
-# Keys whose attribute has another name.
-_RENAMED = {"model.name": "model_name", "data.path": "data_path"}
-
-LOWEST = {  # of the section run
-    "seed": 0,
-    "iterations": 0,
-    "checkpoint_every": 0,
-    "keep_checkpoints": 0,
-    "evaluation_cases": 0,
-}
 # What run.ray may set; Ray has settings for experts besides, whose names begin with "_".
 RAY_SETTINGS = inspect.signature(ray.init).parameters.keys() - {
     "kwargs",
@@ -51,41 +30,6 @@ RAY_SETTINGS = inspect.signature(ray.init).parameters.keys() - {
     "runtime_env",
 }
 RAY_COUNTS = ("num_cpus", "num_gpus", "object_store_memory")
-
-
-@dataclass(slots=True)
-class RunSettings:
-    """The section `run`: what the command does around the algorithm.
-
-    Attributes:
-        seed: of everything random, 0 or above.
-        iterations: GRPO iterations of stage two.
-        checkpoint_every: iterations of either stage between checkpoints, beside those after the
-            anchor and at the end; 0: only those.
-        keep_checkpoints: so many are kept, the newest, and beside them the best by `metric`, where
-            evaluation.evaluation_interval has validation users asked; 0 keeps all.
-        checkpoint_storage: an address (s3://bucket/folder, gs://…, whatever pyarrow or fsspec
-            knows) that holds a copy of those kept; a run folder without any goes on from there.
-        evaluate: evaluate all policies on the test users at the end.
-        evaluation_cases: test users asked; 0 takes all.
-        evaluate_slow_thinking: evaluate with slow thinking too (some three times the work).
-        metric: what a sweep compares trials by, and the best checkpoint is chosen by, on
-            validation users.
-        mode: whether the best trial has the most ("max") or the least ("min") of it.
-        ray: arguments of `ray.init` where no cluster is running yet, such as num_cpus.
-    """
-
-    seed: int = 0
-    iterations: int = 100
-    checkpoint_every: int = 10
-    keep_checkpoints: int = 2
-    checkpoint_storage: str = ""
-    evaluate: bool = True
-    evaluation_cases: int = 0
-    evaluate_slow_thinking: bool = True
-    metric: Literal["ndcg@1", "ndcg@5", "ndcg@10", "ndcg@20", "hr@10", "mrr"] = "ndcg@10"
-    mode: Literal["max", "min"] = "max"
-    ray: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -132,8 +76,10 @@ def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
     run = RunSettings()
     for section, keys in sections.items():
         if section not in (*SECTIONS, "run"):
-            raise ConfigError(f"unknown section {section!r}{_nearest(section, _fields()) or '.'}")
-        keys = sections[section] = checked(section, keys, _fields()[section])
+            raise ConfigError(
+                f"unknown section {section!r}{_nearest(section, known_fields()) or '.'}"
+            )
+        keys = sections[section] = checked(section, keys, known_fields()[section])
         if section == "run":
             run = dataclasses.replace(run, **keys)
         else:
@@ -159,7 +105,7 @@ def checked(section: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -
     keys = {}
     for key, value in given.items():
         if key not in fields:
-            names = {f"{s}.{k}": None for s, ks in _fields().items() for k in ks}
+            names = {f"{s}.{k}": None for s, ks in known_fields().items() for k in ks}
             near = _nearest(key, fields) or _nearest(f"{section}.{key}", names)
             raise ConfigError(f"unknown key {section}.{key}{near or '.'}")
         keys[key] = _number(value, fields[key])
@@ -178,15 +124,10 @@ def with_values(
     return changed
 
 
-def attribute_of(key: str) -> str:
-    """ "section.key" → the attribute of `STARecConfig` that holds it."""
-    return _RENAMED.get(key, key.partition(".")[2])
-
-
 def resolved_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Every key of every section with the value that the run uses: a recipe that says it all."""
     sections: dict[str, dict[str, Any]] = {}
-    for section, fields in _fields().items():
+    for section, fields in known_fields().items():
         owner = recipe.run if section == "run" else recipe.config
         sections[section] = {}
         for key in fields:
@@ -239,30 +180,15 @@ def _override(sections: dict[str, dict[str, Any]], text: str) -> None:
         raise ConfigError(f"{text!r} is no override: write key=value.")
     section, dot, name = key.strip().partition(".")
     if not dot:
-        owners = [s for s, fields in _fields().items() if section in fields]
+        owners = [s for s, fields in known_fields().items() if section in fields]
         if len(owners) != 1:
-            names = {name: None for fields in _fields().values() for name in fields}
+            names = {name: None for fields in known_fields().values() for name in fields}
             raise ConfigError(f"unknown key {section}{_nearest(section, names) or '.'}")
         section, name = owners[0], section
     try:
         sections.setdefault(section, {})[name] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of {key} is not YAML: {error}") from None
-
-
-def _fields() -> dict[str, dict[str, Any]]:
-    """Section → key → type, read off the configuration's own methods."""
-    fields = {}
-    for section in SECTIONS:
-        method = getattr(STARecConfig, "set_model" if section == "model" else section)
-        hints = typing.get_type_hints(method)
-        fields[section] = {
-            name: hints[name]
-            for name, parameter in inspect.signature(method).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
-    fields["run"] = typing.get_type_hints(RunSettings)
-    return fields
 
 
 def _number(value: Any, wanted: Any) -> Any:

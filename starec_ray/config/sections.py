@@ -62,11 +62,13 @@ class OwnSections(AlgorithmConfig):
             name: an embedded model, a Hugging Face id, or a local folder.
             dtype: "auto" takes bfloat16 where the hardware is fast at it, else float32.
             max_model_len: window in tokens, prompt and reply together.
-            reply_format: how a ranking is written, one of `agent.formats.FORMATS`.
+            reply_format: how a ranking is written: "titles" lists the candidates best first,
+                "grades" joins a digit to each in the order shown.
             think_before_ranking: ask for a short rationale before the ranking.
-            constrained_decoding: keep rankings whole while they are sampled, see
-                `agent.reply_form`; for fast thinking without a rationale.
-            item_attributes: what a prompt shows of an item, of `agent.item_text.ATTRIBUTES`.
+            constrained_decoding: keep rankings whole while they are sampled; for fast thinking
+                without a rationale.
+            item_attributes: what a prompt shows of an item beside its title, of year, tags,
+                people, popularity and likeness (to what the user liked lately).
             history_shown: newest history items in a prompt; the summary covers the rest.
             max_rank_tokens: longest reply of fast thinking.
             max_reflect_tokens: longest reply of slow thinking.
@@ -147,10 +149,11 @@ class OwnSections(AlgorithmConfig):
         """Sets the rewards from held-out preferences.
 
         Args:
-            reward_shape: one of `rewards.REWARD_SHAPES`.
+            reward_shape: how the target's rank becomes a reward: in the paper's tiers, or
+                smoothly, as reciprocal rank or NDCG; a malformed ranking earns -1 in each.
             credit_assignment: "reply" gives all tokens of a reply its advantage, as GRPO does;
                 "candidate", for constrained grades, gives each grade what it added to the
-                reward, see `credit.candidate_advantages`.
+                reward.
             num_reward_actors: actors that hold the targets and score.
         """
         return self._take(

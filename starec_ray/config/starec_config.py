@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import gymnasium
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
+from ray.util.debug import log_once
 from ray.util.placement_group import remove_placement_group
 
 from actors.env_runner import VLLMEnvRunner
@@ -153,15 +154,16 @@ class STARecConfig(OwnSections):
             group_size: rollouts of one prompt.
             reflect_share: share of the cases that go on to slow thinking, if the user has a
                 later case to follow up with.
-            temperature: of sampling; log-probs are those of this temperature.
+            temperature: of sampling, 0.01 or more; log-probs are those of this temperature.
             kl_coeff: weight of the KL to the frozen anchor; 0 keeps no copy of it.
-            clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+            clip_low: the ratio is clipped below 1 - clip_low.
+            clip_high: and above 1 + clip_high.
             max_staleness: updates that the weights may make between the sampling of a rollout
                 and the update that learns from it. 0 samples and trains in turns, strictly
                 on-policy; from 1 on the next iterations are sampled while one trains, and the
                 clipped policy loss gives way to truncated importance sampling.
             ratio_cap: largest weight of a token under truncated importance sampling.
-            weight_decay: AdamW's.
+            weight_decay: AdamW's, of both stages.
             warmup_steps: optimiser steps of linear warm-up, in each stage.
             lr: learning rate of this stage: a number, or a schedule [[step, value], …] that
                 begins with step 0; in between it goes in straight lines.
@@ -214,8 +216,10 @@ class STARecConfig(OwnSections):
                 and each learner the rest (0.4), and Ray puts one of each on every GPU.
             compile_engine: have vLLM compile the model on a CPU too, as it does on GPUs: it decodes
                 a quarter faster, and each start of an engine takes most of a minute longer.
-            num_env_runners: engines.
-            num_cpus_per_env_runner, num_gpus_per_env_runner: of each; on a CPU also its threads.
+            num_env_runners: engines, each an actor of its own.
+            num_cpus_per_env_runner: cores of each, and its threads where it has no GPU.
+            num_gpus_per_env_runner: GPUs of each: the size of its tensor parallelism, or a share
+                of one under `sleep_while_learning`; 0 runs it on cores.
             custom_resources_per_env_runner: more that each takes, such as {env_runner_node: 1}
                 to place them on nodes that offer it.
             sample_timeout_s: deadline of one sampling call.
@@ -258,8 +262,10 @@ class STARecConfig(OwnSections):
             micro_batch_tokens: most tokens of one forward and backward on one learner, a prompt
                 once for its group.
             gradient_checkpointing: recompute activations; slower, less memory.
-            num_learners: ranks.
-            num_cpus_per_learner, num_gpus_per_learner: of each; on a CPU also its threads.
+            num_learners: ranks, each an actor of its own; 0 learns in the driver.
+            num_cpus_per_learner: cores of each, and its threads where it has no GPU.
+            num_gpus_per_learner: 1, or a share of one under `sleep_while_learning`; 0 runs it on
+                cores.
             custom_resources_per_learner: more that each takes, such as {learner_node: 1} to
                 place them on nodes that offer it.
             **rllib: further arguments of RLlib's `learners()`.
@@ -311,26 +317,27 @@ class STARecConfig(OwnSections):
         min_entropy: float = NotProvided,
         **rllib: Any,
     ) -> Self:
-        """Sets deadlines, in seconds, and when a run has collapsed and ends; RLlib's arguments
-        say what happens to failed runners.
+        """Sets deadlines, in seconds, and when a run has failed or collapsed, and ends.
 
         Args:
-            start_timeout_s: how long env runners may take to start, or to come back; how long the
-                learners may wait for their place, and how long then for their start.
-            update_timeout_s: one optimiser step, or one save.
-            reward_timeout_s: scoring one batch; an actor that hasn't by then is ended, and what
-                it was asked has as long again.
-            transfer_timeout_s: bringing weights to the env runners.
-            storage_timeout_s: one answer of the store of checkpoints (`run.checkpoint_storage`):
-                to a question, or to 16 MiB.
-            max_failures, failure_window_s: so many actors may be lost, of all kinds together,
-                within so many seconds; one more ends the run.
+            start_timeout_s: deadline of starts: how long env runners may take, or take to come
+                back; how long the learners may wait for their place, and then for their start.
+            update_timeout_s: deadline of one optimiser step, or one save.
+            reward_timeout_s: deadline of scoring one batch; an actor that hasn't by then is
+                ended, and what it was asked has as long again.
+            transfer_timeout_s: deadline of bringing weights to the env runners.
+            storage_timeout_s: deadline of one answer of the store of checkpoints
+                (`run.checkpoint_storage`): to a question, or to 16 MiB.
+            max_failures: so many actors may be lost, of all kinds together, within
+                `failure_window_s`; one more ends the run.
+            failure_window_s: length of that window, in seconds.
             max_skipped_steps: updates in a row whose gradient isn't finite, and which are left
                 out, that end the run.
             max_kl: largest KL to the anchor, nats a token; 0: no limit.
             max_grad_norm: largest gradient norm, before clipping; 0: no limit.
             min_entropy: smallest entropy of the sampled tokens, nats; 0: no limit.
-            **rllib: further arguments of RLlib's `fault_tolerance()`.
+            **rllib: further arguments of RLlib's `fault_tolerance()`: what happens to failed
+                runners.
         """
         super().fault_tolerance(**rllib)
         return self._take(
@@ -432,4 +439,6 @@ class STARecConfig(OwnSections):
             ConfigError: names the field, its value, and what it may be.
         """
         check_fields(self)
+        # RLlib would advise, once, to leave its new API stack: there is no old one for this.
+        log_once(f"{cast(type, self.algo_class).__name__}_on_new_api_stack")
         super().validate()

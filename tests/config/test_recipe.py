@@ -98,6 +98,20 @@ def test_a_number_of_the_python_api_may_be_numpys_and_must_be_one():
         STARecConfig().training(grad_clip=None).validate()
 
 
+@pytest.mark.parametrize(
+    ("settings", "instead"),
+    [
+        ({"train_batch_size": 512}, "cases_per_iteration groups of group_size"),
+        ({"train_batch_size_per_learner": 512}, "cases_per_iteration groups of group_size"),
+        ({"num_epochs": 4}, "one update"),
+        ({"grad_clip_by": "value"}, "global norm"),
+    ],
+)
+def test_a_setting_of_rllibs_that_would_do_nothing_is_refused(settings, instead):
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} is .*{instead}"):
+        STARecConfig().training(**settings).validate()
+
+
 def test_an_unknown_override_names_its_nearest_neighbour(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("")

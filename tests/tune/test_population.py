@@ -6,7 +6,7 @@ import pytest
 
 from starec_ray.algorithm import STARec
 from starec_ray.config import STARecConfig
-from starec_ray.config.recipe import attribute_of
+from starec_ray.config.fields import attribute_of
 from tune.population import fit, population
 from tune.space import Space, SweepSettings
 

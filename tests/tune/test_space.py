@@ -6,7 +6,8 @@ import pytest
 import yaml
 from ray.tune.search.sample import Categorical, Float, Integer
 
-from starec_ray.config.recipe import attribute_of, build, load_recipe, with_values
+from starec_ray.config.fields import attribute_of
+from starec_ray.config.recipe import build, load_recipe, with_values
 from starec_ray.errors import ConfigError
 from tune.space import load_space
 

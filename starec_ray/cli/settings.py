@@ -1,0 +1,41 @@
+"""`starec settings [WORD]`: what a recipe may hold."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+from starec_ray.errors import ConfigError
+
+
+def settings(
+    word: Annotated[
+        str, typer.Argument(help="Only settings with this in their name or meaning.")
+    ] = "",
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="All of them as tables: docs/settings.md.")
+    ] = False,
+) -> None:
+    """Print the settings of a recipe: what each means, its default, and what it may be.
+
+    Any of them can be given on the command line: starec train RECIPE.yaml training.lr=1e-5.
+    """
+    from starec_ray.config import reference  # loads Ray and torch, seconds
+
+    if markdown:
+        print(reference.as_markdown(), end="")
+        return
+    found = reference.settings(word)
+    if not found:
+        raise ConfigError(f"no setting speaks of {word!r}; starec settings lists them all.")
+    console = Console(highlight=False)
+    section = ""
+    for one in found:
+        if one.section != section:
+            section = one.section
+            console.print(f"\n[bold]{section}[/]  {escape(reference.summary(section))}")
+        may_be = escape(one.may_be.replace("`", ""))
+        console.print(f"  [cyan]{one.key}[/] = {escape(one.default)}  [dim]({may_be})[/]")
+        console.print(Padding(escape(one.text), (0, 0, 0, 6)))

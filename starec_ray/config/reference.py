@@ -1,0 +1,132 @@
+"""Every setting with its type, default and meaning, read off the configuration itself."""
+
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from docstring_parser import parse
+
+from starec_ray.config.checks import NOT_NEGATIVE, ONE_OF, POSITIVE, SHARES
+from starec_ray.config.fields import LOWEST, RunSettings, attribute_of, known_fields, section_method
+from starec_ray.config.starec_config import STARecConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of a recipe.
+
+    Attributes:
+        section, key: where it stands in a recipe.
+        may_be: its type, range or choices.
+        default: as it would be written in a recipe.
+        text: what it means.
+    """
+
+    section: str
+    key: str
+    may_be: str
+    default: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """As an override names it: "training.lr"."""
+        return f"{self.section}.{self.key}"
+
+
+def settings(word: str = "") -> list[Setting]:
+    """All of them in the order of their sections, or those with `word` in name or text."""
+    config = STARecConfig()
+    found = []
+    for section, fields in known_fields().items():
+        texts = _texts(RunSettings if section == "run" else section_method(section))
+        owner = RunSettings() if section == "run" else config
+        for key, wanted in fields.items():
+            attribute = attribute_of(f"{section}.{key}")
+            found.append(
+                Setting(
+                    section,
+                    key,
+                    _may_be(attribute, wanted),
+                    _default(getattr(owner, attribute)),
+                    texts[key],
+                )
+            )
+    return [one for one in found if word.lower() in f"{one.name} {one.text}".lower()]
+
+
+def summary(section: str) -> str:
+    """What a section sets, in one sentence."""
+    documented = RunSettings if section == "run" else section_method(section)
+    return parse(documented.__doc__ or "").short_description or ""
+
+
+def as_markdown() -> str:
+    """The reference as docs/settings.md has it: a table a section."""
+    lines = [
+        "# Settings",
+        "",
+        "Every key of a recipe, by section; `starec settings WORD` searches them. In Python each",
+        "is an argument of the section's method and an attribute of `STARecConfig`, which Tune can",
+        "vary; the section `run` is the command's own. Made by `starec settings --markdown`.",
+    ]
+    everything = settings()
+    for section in known_fields():
+        lines += ["", f"## {section}", "", summary(section), ""]
+        lines += ["| key | default | may be | |", "|---|---|---|---|"]
+        lines += [
+            f"| `{one.key}` | `{one.default}` | {one.may_be} | {_cell(one.text)} |"
+            for one in everything
+            if one.section == section
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _texts(documented: Any) -> dict[str, str]:
+    """Argument → text of a Google-style docstring; one text may be that of several."""
+    return {
+        name.strip(): " ".join((param.description or "").split())
+        for param in parse(documented.__doc__ or "").params
+        for name in param.arg_name.split(",")
+    }
+
+
+def _may_be(attribute: str, wanted: Any) -> str:
+    if choices := ONE_OF.get(attribute) or _literals(wanted):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    kinds = typing.get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    kinds = tuple(kind for kind in kinds if kind is not Path)  # in Python alone
+    names = " or ".join(_type_name(kind) for kind in kinds)
+    if attribute in SHARES:
+        return f"{names}, 0 … 1"
+    if attribute in POSITIVE:
+        return f"{names}, above 0"
+    at_least_0 = attribute in NOT_NEGATIVE or attribute in LOWEST
+    return f"{names}, 0 or more" if at_least_0 else names
+
+
+def _literals(wanted: Any) -> tuple[Any, ...]:
+    return typing.get_args(wanted) if typing.get_origin(wanted) is typing.Literal else ()
+
+
+def _type_name(kind: Any) -> str:
+    plain = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
+    plain |= {dict: "mapping", list: "list"}
+    if kind in plain:
+        return plain[kind]
+    inner = typing.get_args(kind)
+    return f"list of {plain[inner[0]]}s" if inner else str(kind)
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        value = list(value)
+    return str(value) if value != "" else '""'
