@@ -257,6 +257,7 @@ class STARec(Algorithm):
         if objective != "anchor":
             self.ledger.learned(int(metrics["rollouts_trained"]), len(batch))
         metrics["tokens_per_second/update"] = metrics.pop("tokens_per_second")
+        metrics["seconds/learner"] = metrics.pop("seconds")
         self.report |= metrics
         self.alarms.check(metrics)
         return metrics

@@ -16,6 +16,7 @@ from starec_ray.jobs.train import train
 from starec_ray.run_dir import LAST_BATCH, RunDir
 from starec_ray.training.anchor import AnchorData
 from starec_ray.training.traces import read_traces
+from tests.documented_metrics import undocumented
 from tests.exact_logprobs import reply_logprobs
 from tests.small_world import dataset, write_random_traces
 from tests.tiny_recipe import tiny_recipe
@@ -101,6 +102,7 @@ def test_iterations_sampled_ahead_are_one_version_old_and_each_is_used(run):
         used = ledger["trained"] + ledger["skipped"] + ledger["followed_up"]
         assert ledger["asked"] + ledger["asked_again"] == ledger["finished"] + ledger["lost"]
         assert (ledger["finished"], ledger["waiting"]) == (used, 0)
+    assert not undocumented(run.read_metrics())
     assert run.rollout_iterations() == [line["iteration"] for line in lines]
     assert not run.read_failures()  # nor any that came of ending it
     assert run.model.exists()

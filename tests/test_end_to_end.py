@@ -20,6 +20,7 @@ from starec_ray.errors import ConfigError
 from starec_ray.jobs.evaluate import evaluate_models, trained_models
 from starec_ray.jobs.train import train
 from starec_ray.run_dir import RunDir
+from tests.documented_metrics import undocumented
 from tests.small_world import dataset, write_random_traces, write_small_world
 from tests.tiny_recipe import tiny_recipe
 
@@ -63,6 +64,7 @@ def test_training_raises_the_reward_over_the_untrained_policy(
     reinforce = lines[8:]
     assert reinforce[-1]["rank/reward"] > reinforce[0]["rank/reward"] + 0.1
     assert set(reinforce[-1]) >= MEASURED
+    assert not undocumented(lines)
     for line in reinforce:
         assert line["reflect/reward"] >= -1
         assert line["ratio_mean"] == pytest.approx(1.0, abs=0.05)

@@ -52,7 +52,7 @@ def test_the_batch_that_set_off_the_alarm_is_told_apart_from_others_of_its_itera
 
     def learn(method: str, batch: pa.Table, objective: str) -> list[dict[str, float]]:
         skipped = float(batch["number"][0].as_py() in (1, 3, 4))
-        return [{"loss": 1.0, "tokens_per_second": 9.0, "skipped": skipped}]
+        return [{"loss": 1.0, "tokens_per_second": 9.0, "seconds": 1.0, "skipped": skipped}]
 
     algo.learners = learn
     with pytest.raises(CollapseError, match="2 times in a row"):
