@@ -127,27 +127,17 @@ def distill(
     traces.parquet (for `starec train … --traces OUT/traces.parquet`), report.json,
     report.png, and journal.jsonl: started again, nothing that was answered is asked twice.
     """
-    from starec_ray.agent.agent import Agent
     from starec_ray.agent.formats import FORMATS
-    from starec_ray.agent.prompts import PromptWriter
     from starec_ray.data.dataset import Dataset, load_targets
-    from starec_ray.distill.journal import Journal
-    from starec_ray.distill.pipeline import Distillation, DistillSettings
-    from starec_ray.distill.report import print_distillation, write_distillation
-    from starec_ray.distill.teachers import CUT_OFF, Teacher, TemplateAnswers
+    from starec_ray.distill.pipeline import DistillSettings
+    from starec_ray.distill.teachers import Teacher, TemplateAnswers
+    from starec_ray.jobs import distill as job
 
     if reply_format not in FORMATS:
         raise ConfigError(f"--reply-format {reply_format!r}: choose {' or '.join(FORMATS)}.")
     local_path(out)
-    console = Console()
     dataset = Dataset.load(data)
-    writer = PromptWriter(
-        FORMATS[reply_format],
-        ("year", "tags", "people", "popularity"),
-        max((item.popularity for item in dataset.items.values()), default=0),
-        think_before_ranking=True,
-    )
-    agent = Agent(dataset, writer, history_shown, max_prompt_tokens, constrained=False)
+    agent = job.teachers_agent(dataset, reply_format, history_shown, max_prompt_tokens)
     asked: Teacher
     if teacher == "template":
         asked = TemplateAnswers(dataset, FORMATS[reply_format], popularity_weight)
@@ -187,29 +177,15 @@ def distill(
                 engine_settings=more,
             )
         )
-    out.mkdir(parents=True, exist_ok=True)
-    settings = DistillSettings(users, min_score, rethinks, seed, guided)
-    # Answers to the same question under other settings are other answers.
-    how = json.dumps(
-        [asked.name, temperature, max_tokens, extra_body, popularity_weight, *(["guided"] * guided)]
+    job.distill(
+        agent,
+        load_targets(data),
+        asked,
+        DistillSettings(users, min_score, rethinks, seed, guided),
+        [temperature, max_tokens, extra_body, popularity_weight],
+        out,
+        Console(),
     )
-    with Journal(out / "journal.jsonl", how) as journal:
-        if len(journal):
-            console.print(f"going on: {len(journal)} answers are there")
-        targets = load_targets(data)
-        distillation = Distillation(agent, targets, asked, journal, settings)
-        traces = distillation.run()
-        usage = asked.usage.plain()
-        summary = write_distillation(out, traces, usage, distillation.unanswered)
-    print_distillation(summary, console)
-    if faults := asked.usage.faults:
-        told = ", ".join(f"{cause} {count} ×" for cause, count in faults.most_common())
-        console.print(f"requests that failed: {told}")
-        if faults[CUT_OFF]:
-            console.print("[yellow]thoughts used up all tokens:[/] raise --max-tokens")
-    if asked.usage.budget_spent:
-        console.print("[yellow]the budget is spent:[/] the same command goes on from here")
-    console.print(f"traces: {out / 'traces.parquet'}")
 
 
 def _json_object(option: str, text: str) -> dict:
