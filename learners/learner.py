@@ -207,7 +207,7 @@ class DeepSpeedLearner(TorchLearner):
         self.counters["stage_steps"] = 0
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, whole tensor), one at a time: see `learners.weights`. Collective."""
+        """(published name, whole tensor), one at a time: see `learners.weights`. Collective."""
         return named_tensors(self.model)
 
     @collective

@@ -428,7 +428,7 @@ class STARec(Algorithm):
     def cleanup(self) -> None:
         if hasattr(self, "failures"):
             self.failures.close()  # what is still being sampled loses its actors now
-        if hasattr(self, "ahead"):
+        if hasattr(self, "rollout_queue"):
             self.rollout_queue.stop()
         if hasattr(self, "reward_group"):
             self.reward_group.stop()

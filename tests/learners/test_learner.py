@@ -7,12 +7,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    HrmTextConfig,
+    HrmTextForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from learners.learner import lr_at
 from learners.tensor_files import TensorReader, TensorWriter
 from starec_ray.errors import ConfigError, DataError
 from tests.learners.samples import (
+    VOCABULARY,
     LearnerConfig,
     largest_difference,
     local_learner,
@@ -278,6 +287,50 @@ def test_a_publisher_reads_all_weights_under_their_hugging_face_names(tiny_llama
         n: p.tolist() for n, p in model.named_parameters()
     }
     assert learner.get_state(components="rl_module", inference_only=True)["weights_seq_no"] == 7
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_experts_are_trained_together_and_published_one_by_one(
+    tiny_llama, mixed_sequences, tmp_path, zero_stage
+):
+    config = Qwen3MoeConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        initializer_range=0.1,
+    )
+    published = tmp_path / "published"
+    Qwen3MoeForCausalLM(config).save_pretrained(published)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(published)
+    before = load_file(published / "model.safetensors")
+    learner = local_learner(published, zero_stage=zero_stage)
+    learner.freeze_anchor()
+    learner.update_sequences(mixed_sequences, objective="grpo")
+
+    after = {name: tensor.clone() for name, tensor in learner.export_weights()}
+    expert = "model.layers.1.mlp.experts.3.up_proj.weight"
+    assert not torch.equal(after[expert], before[expert])
+    shapes = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in after.items()]
+    assert learner.weight_layout() == shapes
+    learner.save_model(str(tmp_path / "saved"))
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert saved.keys() == after.keys() == before.keys()
+    assert all(torch.equal(saved[name], after[name]) for name in saved)
+
+
+def test_a_model_whose_published_weights_are_split_is_refused(tmp_path):
+    config = HrmTextConfig(
+        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=1, num_attention_heads=4
+    )
+    HrmTextForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="'hrm_text': transformers splits their published"):
+        local_learner(tmp_path)
 
 
 def test_a_model_that_is_not_there_is_an_error(tmp_path):

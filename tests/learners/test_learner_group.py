@@ -9,6 +9,7 @@ import pytest
 import torch
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
+from learners import deepspeed_config
 from learners.tensor_files import TensorReader
 from tests.learners.samples import (
     build_group,
@@ -37,24 +38,43 @@ def on_all(group: LearnerGroup, func):
     return answers
 
 
-def rebuild(group: LearnerGroup, **changes) -> None:
+def rebuild(group: LearnerGroup, *, persistent: int = 0, **changes) -> None:
+    """Other engines in the same actors.
+
+    Args:
+        persistent: ZeRO-3 keeps parameters of fewer elements whole on all learners; with
+            DeepSpeed's 100,000 those of this model would be.
+    """
+
     def build(learner):
+        settings = deepspeed_config.deepspeed_config
+
+        def with_threshold(config):
+            found = settings(config)
+            found["zero_optimization"]["stage3_param_persistence_threshold"] = persistent
+            return found
+
         learner.config.apply({"zero_stage": 2, "kl_coeff": 0.05, **changes})
         learner._is_built = False
-        learner.build()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("learners.learner.deepspeed_config", with_threshold)
+            learner.build()
 
     on_all(group, build)
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_two_learners_equal_one(group, tiny_llama, mixed_sequences, zero_stage):
+@pytest.mark.parametrize(
+    ("zero_stage", "persistent"),
+    [(1, 0), (2, 0), pytest.param(3, 100_000, id="3, all whole"), pytest.param(3, 0, id="3")],
+)
+def test_two_learners_equal_one(group, tiny_llama, mixed_sequences, zero_stage, persistent):
     def three_updates(learner):
         learner.freeze_anchor()
         return [learner.update_sequences(mixed_sequences, objective="grpo") for _ in range(3)]
 
     one = local_learner(tiny_llama)
     expected = three_updates(one)
-    rebuild(group, zero_stage=zero_stage)
+    rebuild(group, persistent=persistent, zero_stage=zero_stage)
     found, also_found = on_all(group, three_updates)
 
     for name in ("loss", "anchor_loss", "rank_loss", "reflect_loss", "kl", "entropy", "grad_norm"):

@@ -14,6 +14,8 @@ from transformers import (
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from learners import attention, logprobs
@@ -43,6 +45,11 @@ MODELS = {
             head_dim=8,
             sliding_window=16,
             layer_types=["sliding_attention", "full_attention"],
+        )
+    ),
+    "qwen3, experts": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            **SMALL, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16
         )
     ),
 }
