@@ -109,6 +109,6 @@ def _replacing_weights(llm: Any) -> Iterator[None]:
     yield
     if asleep:
         llm.wake_up(tags=["kv_cache"])
-    llm.collective_rpc("repack_tied_head")
+    llm.collective_rpc("repack_weights")
     if not llm.reset_prefix_cache():
         raise STARecError("vLLM kept its prefix cache: requests are still running.")

@@ -91,13 +91,19 @@ class WorkerExtension:
         """Seeds the generator that requests without a seed of their own draw from."""
         torch.manual_seed(seed)
 
-    def repack_tied_head(self) -> None:
-        """On a CPU a head tied to the embedding has a packed copy that a reload leaves behind."""
+    def repack_weights(self) -> None:
+        """On a CPU a reload leaves behind the packed copy of a head tied to the embedding, and
+        leaves experts unpacked."""
         worker: Any = self
+        if worker.device.type != "cpu":
+            return
         model = worker.model_runner.get_model()
         head = getattr(model, "lm_head", None)
-        if worker.device.type == "cpu" and model.config.tie_word_embeddings and head is not None:
+        if model.config.tie_word_embeddings and head is not None:
             head.quant_method.process_weights_after_loading(head)
+        for layer in model.modules():
+            if kernel := getattr(getattr(layer, "quant_method", None), "moe_kernel", None):
+                kernel.fused_experts.process_weights_after_loading(layer)
 
 
 WeightTransferEngineFactory.register_engine("object_store", ObjectStoreEngine)

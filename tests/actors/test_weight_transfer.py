@@ -2,10 +2,16 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from actors.env_runner import VLLMEnvRunner
 from actors.weight_transfer.object_store import ObjectStorePublisher
+from learners.weights import named_tensors
 from starec_ray.agent.tasks import RankTask
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
@@ -41,6 +47,56 @@ def test_a_tensor_parallel_engine_gets_the_weights_in_all_of_its_parts(
         runner.load_model(str(tiny_model), version=2)
         rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=2)
         assert largest_gap(tiny_model, rollouts) < 1e-4
+    finally:
+        runner.stop()
+
+
+def test_an_engine_of_experts_gets_the_weights_of_each(
+    small_world, tiny_model, tmp_path, ray_cluster
+):
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=32,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=64,
+            initializer_range=0.1,
+            max_position_embeddings=2048,
+            eos_token_id=tokenizer.eos_token_id,
+            dtype="float32",
+        )
+    )
+    model.save_pretrained(tmp_path / "before")
+    tokenizer.save_pretrained(tmp_path / "before")
+    config = (
+        STARecConfig()
+        .data(path=small_world)
+        .model(
+            name=str(tmp_path / "before"), dtype="float32", max_model_len=512, max_rank_tokens=12
+        )
+        .env_runners(max_num_seqs=8)
+        .resolve()
+    )
+    runner = VLLMEnvRunner(config=config)
+    try:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+        model.save_pretrained(tmp_path / "after")
+        ticket = ObjectStorePublisher(timeout_s=60.0).publish(named_tensors(model), version=1)
+        runner.load_weights(ticket)
+        rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=1)
+        assert largest_gap(tmp_path / "after", rollouts) < 1e-4
+        runner.load_model(str(tmp_path / "before"), version=2)
+        rollouts = runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=2)
+        assert largest_gap(tmp_path / "before", rollouts) < 1e-4
     finally:
         runner.stop()
 
