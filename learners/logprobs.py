@@ -11,9 +11,8 @@ from learners.attention import (
     PACKED_GROUPS,
     FamilySpan,
     attention_arguments,
-    attention_windows,
 )
-from starec_ray.errors import ConfigError
+from learners.trainable import check_trainable
 
 # Gradients of logits held at once, for one product of all of them. In float32 they take 256 MiB,
 # whatever the vocabulary.
@@ -178,8 +177,7 @@ class ReplyScorer(nn.Module):
 
     def __init__(self, language_model: PreTrainedModel) -> None:
         super().__init__()
-        check_output_layer(language_model)
-        check_attention(language_model)
+        check_trainable(language_model)
         self.language_model = language_model
         self.head = LogProbHead(language_model.get_output_embeddings().weight)
         language_model.set_attn_implementation(PACKED_GROUPS)
@@ -211,29 +209,4 @@ class ReplyScorer(nn.Module):
         hidden_ND = hidden_1WD[0].index_select(0, predictors_N)
         return self.head(
             hidden_ND, targets_N, temperatures_N, choice_ids_U, choice_mask_NU, with_entropy
-        )
-
-
-def check_attention(language_model: PreTrainedModel) -> None:
-    """Raises ConfigError unless attention can be replaced by that of packed groups."""
-    attention_windows(language_model.config)
-    if not language_model._supports_attention_backend:
-        raise ConfigError(
-            f"The learner can't train models of type {language_model.config.model_type!r}: their "
-            "attention can't be replaced by that of a shared prefix."
-        )
-
-
-def check_output_layer(language_model: PreTrainedModel) -> None:
-    """Raises ConfigError unless logits are a plain h·Wᵀ of the last hidden states."""
-    config, layer = language_model.config, language_model.get_output_embeddings()
-    scalings = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    found = [name for name in scalings if getattr(config, name, None) not in (None, 1.0)]
-    if getattr(layer, "bias", None) is not None:
-        found.append("a bias of the output layer")
-    if not isinstance(layer, nn.Linear) or found:
-        raise ConfigError(
-            f"The learner can't train models of type {config.model_type!r}: it computes logits "
-            f"as a plain product with the output weights, and this model has "
-            f"{' and '.join(found) or 'another output layer'}."
         )

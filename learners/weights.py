@@ -44,7 +44,6 @@ def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreT
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             setattr(module, "attention_dropout", 0.0)  # noqa: B010
-    _check_published(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -70,24 +69,24 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         sharded = hasattr(parameter, "ds_tensor")
         with deepspeed.zero.GatheredParameters([parameter], enabled=sharded):
-            yield from _published(model, {name: parameter.detach()}).items()
+            yield from published(model, {name: parameter.detach()}).items()
 
 
 def weight_layout(model: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
     """Name, dtype and whole shape of each of `named_tensors`, told without gathering."""
     return [
         (name, tensor.dtype, tuple(tensor.shape))
-        for parameter, shape in _shapes(model).items()
-        for name, tensor in _published(model, {parameter: shape}).items()
+        for parameter, shape in parameter_shapes(model).items()
+        for name, tensor in published(model, {parameter: shape}).items()
     ]
 
 
-def _published(model: nn.Module, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+def published(model: nn.Module, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Parameters as the weights that they were read from."""
     return revert_weight_conversion(cast(PreTrainedModel, model), parameters)
 
 
-def _shapes(model: nn.Module) -> dict[str, Tensor]:
+def parameter_shapes(model: nn.Module) -> dict[str, Tensor]:
     """Parameter name → a tensor without data of its dtype and whole shape."""
     return {
         name: torch.empty(
@@ -95,17 +94,6 @@ def _shapes(model: nn.Module) -> dict[str, Tensor]:
         )
         for name, parameter in model.named_parameters()
     }
-
-
-def _check_published(model: PreTrainedModel) -> None:
-    """Raises ConfigError where a published weight was made of several parameters."""
-    published = _published(model, _shapes(model)).items()
-    whole = {(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in published}
-    if whole != set(weight_layout(model)):
-        raise ConfigError(
-            f"The learner can't train models of type {model.config.model_type!r}: transformers "
-            "splits their published weights, which the env runners are to be given."
-        )
 
 
 def save_model(model: PreTrainedModel, model_path: str, folder: Path, *, rank: int) -> None:

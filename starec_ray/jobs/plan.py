@@ -45,6 +45,7 @@ def print_plan(recipe: Recipe, console: Console) -> None:
     config.check_inputs()
     dataset = Dataset.load(config.data_path)
     check_data(recipe, dataset)
+    check_model(config.model_name)
     parameters, origin = count_parameters(config.model_name)
     on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
     dtype = resolve_dtype(config.dtype, on_gpu)
@@ -116,27 +117,44 @@ def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str])
             )
 
 
+def check_model(name: str) -> None:
+    """Raises ConfigError if the learner can't train the model; where its config can't be fetched
+    the learner itself tells."""
+    from learners.trainable import check_trainable  # loads modelling code, seconds
+
+    with contextlib.suppress(OSError):
+        check_trainable(_without_weights(resolve_model(name)))
+
+
 def count_parameters(name: str) -> tuple[int, str]:
     """(parameters, where the number is from).
 
     Where the model's config can't be fetched, the number that its name tells ("-7B"); without
     one 0.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    folder = resolve_model(name)
     try:
-        model_config = AutoConfig.from_pretrained(folder)
+        model = _without_weights(resolve_model(name))
     except OSError:
         parameters = _parameters_in(name)
         told = "by its name" if parameters else "sizes unknown"
         return parameters, f"{told}: its config can't be fetched from here"
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(model_config)
     model.tie_weights()  # else a tied head would count twice
     origin = "embedded" if name in EMBEDDED else "from its config"
     return sum(p.numel() for p in model.parameters()), origin
+
+
+def _without_weights(folder: str) -> Any:
+    """The causal language model of a folder or a Hugging Face id, on the device "meta".
+
+    Raises:
+        OSError: its config can't be fetched.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model_config = AutoConfig.from_pretrained(folder)
+    with init_empty_weights():
+        return AutoModelForCausalLM.from_config(model_config)
 
 
 def _parameters_in(name: str) -> int:

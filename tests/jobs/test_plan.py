@@ -1,12 +1,13 @@
 """What a dry run says of a model's size."""
 
 import pytest
+from transformers import Gemma2Config
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError
-from starec_ray.jobs.plan import check_data, check_room, count_parameters
+from starec_ray.jobs.plan import check_data, check_model, check_room, count_parameters
 from starec_ray.models.resolve import load_tokenizer
 from tests.tiny_recipe import tiny_recipe
 
@@ -29,6 +30,14 @@ def test_a_prompt_or_a_reply_without_room_is_told_before_anything_starts(
     )
     with pytest.raises(ConfigError, match=told):
         check_data(recipe, Dataset.load(small_world))
+
+
+def test_a_model_that_cannot_be_trained_is_told_of_before_anything_starts(tmp_path) -> None:
+    Gemma2Config(num_hidden_layers=1).save_pretrained(tmp_path)
+    for part in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / part).touch()
+    with pytest.raises(ConfigError, match=r"'gemma2': .* final_logit_softcapping"):
+        check_model(str(tmp_path))
 
 
 def test_the_embedded_models_size_is_counted_from_its_config() -> None:

@@ -10,6 +10,8 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -171,12 +173,38 @@ def test_a_model_whose_logits_are_capped_is_refused():
         ReplyScorer(model)
 
 
-def test_a_model_whose_attention_can_not_be_replaced_is_refused():
-    model = BloomForCausalLM(
-        BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=4)
-    )
-    with pytest.raises(ConfigError, match="'bloom'"):
-        ReplyScorer(model)
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (
+            lambda: BloomForCausalLM(
+                BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=4)
+            ),
+            "'bloom'.* can't be replaced",
+        ),
+        (
+            lambda: Gemma2ForCausalLM(
+                Gemma2Config(
+                    **SMALL | {"attn_implementation": "eager"},
+                    head_dim=8,
+                    final_logit_softcapping=None,
+                )
+            ),
+            "'gemma2'.* capped logits",
+        ),
+        (
+            lambda: GptOssForCausalLM(
+                GptOssConfig(
+                    **SMALL | {"attn_implementation": "eager"}, head_dim=8, num_local_experts=2
+                )
+            ),
+            "'gpt_oss'.* sinks",
+        ),
+    ],
+)
+def test_a_model_whose_attention_can_not_be_replaced_is_refused(model, why):
+    with pytest.raises(ConfigError, match=why):
+        ReplyScorer(model())
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e3])

@@ -1,0 +1,68 @@
+"""Which language models the learner can train."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from learners.attention import attention_windows
+from learners.weights import parameter_shapes, published, weight_layout
+from starec_ray.errors import ConfigError
+
+
+def check_trainable(language_model: PreTrainedModel) -> None:
+    """Checks a causal language model, which may be without weights (on the device "meta").
+
+    Raises:
+        ConfigError: if its logits, its attention or its weights' names aren't of a kind that the
+            learner knows.
+    """
+    _check_output_layer(language_model)
+    _check_attention(language_model)
+    _check_weights(language_model)
+
+
+def _check_output_layer(language_model: PreTrainedModel) -> None:
+    """Logits are a plain h·Wᵀ of the last hidden states."""
+    config, layer = language_model.config, language_model.get_output_embeddings()
+    scalings = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    found = [name for name in scalings if getattr(config, name, None) not in (None, 1.0)]
+    if getattr(layer, "bias", None) is not None:
+        found.append("a bias of the output layer")
+    if not isinstance(layer, nn.Linear) or found:
+        raise _refused(
+            language_model,
+            "it computes logits as a plain product with the output weights, and this model has "
+            f"{' and '.join(found) or 'another output layer'}",
+        )
+
+
+def _check_attention(language_model: PreTrainedModel) -> None:
+    """Attention can be replaced by that of packed groups."""
+    attention_windows(language_model.config)
+    config = language_model.config
+    sinks = any(name.endswith(".sinks") for name, _ in language_model.named_parameters())
+    if sinks or getattr(config, "attn_logit_softcapping", None) is not None:
+        raise _refused(
+            language_model,
+            f"their attention has {'sinks' if sinks else 'capped logits'}, which that of a shared "
+            "prefix has not",
+        )
+    if not language_model._supports_attention_backend:
+        raise _refused(
+            language_model, "their attention can't be replaced by that of a shared prefix"
+        )
+
+
+def _check_weights(language_model: PreTrainedModel) -> None:
+    """No published weight is made of several parameters."""
+    weights = published(language_model, parameter_shapes(language_model)).items()
+    whole = {(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights}
+    if whole != set(weight_layout(language_model)):
+        raise _refused(
+            language_model,
+            "transformers splits their published weights, which the env runners are to be given",
+        )
+
+
+def _refused(language_model: PreTrainedModel, why: str) -> ConfigError:
+    kind = language_model.config.model_type
+    return ConfigError(f"The learner can't train models of type {kind!r}: {why}.")
