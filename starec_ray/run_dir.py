@@ -9,7 +9,6 @@ best_epoch/                      of the anchor so far, while that lasts
 """
 
 import fcntl
-import json
 import math
 import os
 import re
@@ -28,38 +27,14 @@ from numpy.typing import ArrayLike
 
 from starec_ray.cluster.failures import FailureEvent
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.local_path import local_path
+from starec_ray.files import append_line, local_path, read_lines, written_whole
+from starec_ray.schemas import READABLE_ROLLOUTS
 
 EVALUATION = "evaluation.json"
 LAST_BATCH = "last_batch.parquet"
 BEST_EPOCH = "best_epoch"  # of the anchor, while that lasts
 # What stands at the end.
 RESULTS = (EVALUATION, "evaluation_cases.parquet", "policies.png", "training.png")
-
-# What a person reads: no token ids, titles in place of item ids.
-READABLE_ROLLOUTS = pa.schema(
-    [
-        pa.field("iteration", pa.int32(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # rank | reflect | rank_again
-        pa.field("case_id", pa.string(), nullable=False),
-        pa.field("task", pa.int32(), nullable=False),
-        pa.field("rollout", pa.int32(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("reply", pa.string(), nullable=False),
-        pa.field("rationale", pa.string(), nullable=False),
-        pa.field("ranking", pa.list_(pa.string())),  # titles, best first; null for reflections
-        pa.field("summary", pa.string()),  # null for rankings
-        pa.field("malformed", pa.bool_(), nullable=False),
-        pa.field("missing", pa.int16(), nullable=False),
-        pa.field("repeated", pa.int16(), nullable=False),
-        pa.field("invented", pa.int16(), nullable=False),
-        pa.field("reward", pa.float32(), nullable=False),
-        pa.field("advantage", pa.float32(), nullable=False),
-        pa.field("target_rank", pa.int16()),  # 1-based; null where nothing was ranked
-        pa.field("chosen", pa.string()),  # title of the real choice; null if not revealed
-        pa.field("weight_version", pa.int64(), nullable=False),
-    ]
-)
 
 
 class RunDir:
@@ -139,7 +114,7 @@ class RunDir:
 
             # What a run that this one resumes wrote from here on is hidden by purge_step.
             self._writer = SummaryWriter(str(self.tensorboard), purge_step=plain["iteration"])
-        _append_line(self.metrics, plain)
+        append_line(self.metrics, plain)
         for name, value in flatten(plain).items():
             if isinstance(value, int | float) and name != "iteration":
                 self._writer.add_scalar(name, value, plain["iteration"])
@@ -147,15 +122,15 @@ class RunDir:
 
     def append_failure(self, event: FailureEvent) -> None:
         """Append a line to failures.jsonl, on the disk when this returns."""
-        _append_line(self.failures, asdict(event))
+        append_line(self.failures, asdict(event))
 
     def read_failures(self) -> list[dict[str, Any]]:
         """The lines of failures.jsonl, the fields of `FailureEvent`."""
-        return [line for _, line in _lines(self.failures)]
+        return [line for _, line in read_lines(self.failures)]
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
-        return [line for _, line in _lines(self.metrics)]
+        return [line for _, line in read_lines(self.metrics)]
 
     def write_rollouts(
         self,
@@ -244,7 +219,7 @@ class RunDir:
         """Drop what came after an iteration, as a run goes on from there: later metrics and
         rollouts, the trained model and its evaluation."""
         self.close()  # the next TensorBoard file hides what it writes again
-        kept = [text for text, line in _lines(self.metrics) if line["iteration"] <= iteration]
+        kept = [text for text, line in read_lines(self.metrics) if line["iteration"] <= iteration]
         with written_whole(self.metrics) as aside:
             aside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
         for later in self.rollout_iterations():
@@ -278,41 +253,6 @@ class RunDir:
 
     def _rollouts_file(self, iteration: int) -> Path:
         return self.rollouts / f"iteration-{iteration:05d}.parquet"
-
-
-def _append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """To a JSON-lines file, in the place of a last line that a crash cut off, if there is one."""
-    with open(path, "ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The whole lines of a JSON-lines file, as text and read; none if there is no file."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    # A whole line ends in a newline; behind the last one is nothing, or a torn line.
-    return [(text, json.loads(text)) for text in lines[:-1]]
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A file to write aside, which takes the place of `path` when the block ends well."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield aside
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def flatten(line: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

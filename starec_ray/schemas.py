@@ -158,3 +158,28 @@ DISTILLED = pa.schema(
         pa.field("reply_tokens", pa.int32(), nullable=False),
     ]
 )
+
+# What a person reads: no token ids, titles in place of item ids.
+READABLE_ROLLOUTS = pa.schema(
+    [
+        pa.field("iteration", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # rank | reflect | rank_again
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("task", pa.int32(), nullable=False),
+        pa.field("rollout", pa.int32(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("reply", pa.string(), nullable=False),
+        pa.field("rationale", pa.string(), nullable=False),
+        pa.field("ranking", pa.list_(pa.string())),  # titles, best first; null for reflections
+        pa.field("summary", pa.string()),  # null for rankings
+        pa.field("malformed", pa.bool_(), nullable=False),
+        pa.field("missing", pa.int16(), nullable=False),
+        pa.field("repeated", pa.int16(), nullable=False),
+        pa.field("invented", pa.int16(), nullable=False),
+        pa.field("reward", pa.float32(), nullable=False),
+        pa.field("advantage", pa.float32(), nullable=False),
+        pa.field("target_rank", pa.int16()),  # 1-based; null where nothing was ranked
+        pa.field("chosen", pa.string()),  # title of the real choice; null if not revealed
+        pa.field("weight_version", pa.int64(), nullable=False),
+    ]
+)

@@ -14,7 +14,9 @@ from starec_ray import schemas
 from starec_ray.cluster.failures import FailureEvent
 from starec_ray.data.store import check_out
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.run_dir import EVALUATION, READABLE_ROLLOUTS, RunDir, flatten, written_whole
+from starec_ray.files import written_whole
+from starec_ray.run_dir import EVALUATION, RunDir, flatten
+from starec_ray.schemas import READABLE_ROLLOUTS
 
 TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}
 

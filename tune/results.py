@@ -20,7 +20,7 @@ from starec_ray.cluster.actor_logs import HEADING
 from starec_ray.config.fields import RunSettings, attribute_of
 from starec_ray.config.recipe import Recipe, with_values
 from starec_ray.errors import STARecError
-from starec_ray.run_dir import written_whole
+from starec_ray.files import written_whole
 from tune.space import Space
 from tune.trial import metric_path
 

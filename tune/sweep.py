@@ -23,9 +23,10 @@ from starec_ray.config import STARecConfig
 from starec_ray.config.fields import attribute_of
 from starec_ray.config.recipe import Recipe, build, resolved_sections, with_values
 from starec_ray.errors import ConfigError
+from starec_ray.files import written_whole
 from starec_ray.jobs.plan import REMEDY
 from starec_ray.jobs.train import train
-from starec_ray.run_dir import RunDir, written_whole
+from starec_ray.run_dir import RunDir
 from tune.population import KEPT, population
 from tune.results import Trial, read_trials, write_results
 from tune.silence import Silence, longest_silence_s, longest_start_s

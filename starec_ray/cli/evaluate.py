@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from starec_ray.errors import ConfigError
-from starec_ray.local_path import local_path
+from starec_ray.files import local_path
 from starec_ray.run_dir import RunDir
 
 

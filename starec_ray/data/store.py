@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from starec_ray import schemas
 from starec_ray.errors import DataError, StorageError
-from starec_ray.local_path import local_path
+from starec_ray.files import local_path
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

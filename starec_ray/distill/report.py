@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from starec_ray.run_dir import written_whole
+from starec_ray.files import written_whole
 from starec_ray.training.traces import KEPT
 
 SCORED = {"rank": "rankings", "reflect": "reflections, by their follow-up ranking"}

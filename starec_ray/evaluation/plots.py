@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from starec_ray.evaluation.results import SLOW
-from starec_ray.run_dir import flatten, written_whole
+from starec_ray.files import written_whole
+from starec_ray.run_dir import flatten
 
 SHOWN = ("ndcg@1", "ndcg@10")
 # A panel each: the last parts of the names of the metrics that stand in it ("rank/reward").

@@ -13,7 +13,8 @@ from rich.table import Table
 from starec_ray.data.dataset import Dataset
 from starec_ray.evaluation.plots import plot_policies
 from starec_ray.evaluation.results import HEADLINE, PolicyResult, results_table, summarise
-from starec_ray.run_dir import EVALUATION, written_whole
+from starec_ray.files import written_whole
+from starec_ray.run_dir import EVALUATION
 
 BASELINE = "popularity"
 _COLUMNS = {
