@@ -21,7 +21,7 @@ def check_trainable(language_model: PreTrainedModel) -> None:
 
 
 def _check_output_layer(language_model: PreTrainedModel) -> None:
-    """Logits are a plain h·Wᵀ of the last hidden states."""
+    """Refuses logits that aren't a plain h·Wᵀ of the last hidden states."""
     config, layer = language_model.config, language_model.get_output_embeddings()
     scalings = ("final_logit_softcapping", "logit_scale", "logits_scaling")
     found = [name for name in scalings if getattr(config, name, None) not in (None, 1.0)]
@@ -30,36 +30,36 @@ def _check_output_layer(language_model: PreTrainedModel) -> None:
     if not isinstance(layer, nn.Linear) or found:
         raise _refused(
             language_model,
-            "it computes logits as a plain product with the output weights, and this model has "
-            f"{' and '.join(found) or 'another output layer'}",
+            "their logits aren't a plain product with the output weights "
+            f"({' and '.join(found) or 'another output layer'})",
         )
 
 
 def _check_attention(language_model: PreTrainedModel) -> None:
-    """Attention can be replaced by that of packed groups."""
+    """Refuses attention that can't be replaced by that of packed groups."""
     attention_windows(language_model.config)
     config = language_model.config
     sinks = any(name.endswith(".sinks") for name, _ in language_model.named_parameters())
     if sinks or getattr(config, "attn_logit_softcapping", None) is not None:
         raise _refused(
             language_model,
-            f"their attention has {'sinks' if sinks else 'capped logits'}, which that of a shared "
-            "prefix has not",
+            f"their attention has {'sinks' if sinks else 'capped logits'}, which shared-prefix "
+            "attention doesn't support",
         )
     if not language_model._supports_attention_backend:
         raise _refused(
-            language_model, "their attention can't be replaced by that of a shared prefix"
+            language_model, "their attention can't be replaced by shared-prefix attention"
         )
 
 
 def _check_weights(language_model: PreTrainedModel) -> None:
-    """No published weight is made of several parameters."""
+    """Refuses published weights that are made of several parameters."""
     weights = published(language_model, parameter_shapes(language_model)).items()
     whole = {(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights}
     if whole != set(weight_layout(language_model)):
         raise _refused(
             language_model,
-            "transformers splits their published weights, which the env runners are to be given",
+            "transformers splits their published weights, so that env runners can't be given them",
         )
 
 

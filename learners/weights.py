@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def _restore_rotary_frequencies(model: PreTrainedModel) -> None:
                 setattr(module, name, buffer)
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Every weight whole, under the name that it is published by, tied ones once, one at a time.
 
     transformers may keep several published weights in one parameter: the experts of a layer.
@@ -72,7 +72,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield from published(model, {name: parameter.detach()}).items()
 
 
-def weight_layout(model: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+def weight_layout(model: PreTrainedModel) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
     """Name, dtype and whole shape of each of `named_tensors`, told without gathering."""
     return [
         (name, tensor.dtype, tuple(tensor.shape))
@@ -81,9 +81,9 @@ def weight_layout(model: nn.Module) -> list[tuple[str, torch.dtype, tuple[int, .
     ]
 
 
-def published(model: nn.Module, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters as the weights that they were read from."""
-    return revert_weight_conversion(cast(PreTrainedModel, model), parameters)
+def published(model: PreTrainedModel, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters under the names, and in the shapes, of the checkpoint that they were read from."""
+    return revert_weight_conversion(model, parameters)
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, Tensor]:

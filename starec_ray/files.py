@@ -41,7 +41,7 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The whole lines of a JSON-lines file, as text and read; none if there is no file."""
     if not path.exists():
         return []

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from starec_ray.cluster.failures import FailureEvent
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.files import append_line, local_path, read_lines, written_whole
+from starec_ray.files import append_line, local_path, read_json_lines, written_whole
 from starec_ray.schemas import READABLE_ROLLOUTS
 
 EVALUATION = "evaluation.json"
@@ -126,11 +126,11 @@ class RunDir:
 
     def read_failures(self) -> list[dict[str, Any]]:
         """The lines of failures.jsonl, the fields of `FailureEvent`."""
-        return [line for _, line in read_lines(self.failures)]
+        return [line for _, line in read_json_lines(self.failures)]
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
-        return [line for _, line in read_lines(self.metrics)]
+        return [line for _, line in read_json_lines(self.metrics)]
 
     def write_rollouts(
         self,
@@ -219,7 +219,9 @@ class RunDir:
         """Drop what came after an iteration, as a run goes on from there: later metrics and
         rollouts, the trained model and its evaluation."""
         self.close()  # the next TensorBoard file hides what it writes again
-        kept = [text for text, line in read_lines(self.metrics) if line["iteration"] <= iteration]
+        kept = [
+            text for text, line in read_json_lines(self.metrics) if line["iteration"] <= iteration
+        ]
         with written_whole(self.metrics) as aside:
             aside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
         for later in self.rollout_iterations():

@@ -12,9 +12,11 @@ ROOT = Path(__file__).parents[1]
 # Rooms from the ground up: a module imports from lower floors and from its own room alone.
 FLOORS = [
     {"errors", "schemas", "progress", "metrics", "rewards"},
-    {"files", "cluster"},
-    {"checkpoints", "data", "run_dir"},
+    {"files"},
+    {"data"},
     {"agent", "credit"},
+    {"cluster"},
+    {"checkpoints", "run_dir"},
     {"models"},
     {"actors", "learners"},
     {"training"},

@@ -22,9 +22,10 @@ from starec_ray.cluster.placement import trial_place
 from starec_ray.config import STARecConfig
 from starec_ray.config.fields import attribute_of
 from starec_ray.config.recipe import Recipe, build, resolved_sections, with_values
+from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError
 from starec_ray.files import written_whole
-from starec_ray.jobs.plan import REMEDY
+from starec_ray.jobs.plan import REMEDY, check_data, check_learnable
 from starec_ray.jobs.train import train
 from starec_ray.run_dir import RunDir
 from tune.population import KEPT, population
@@ -64,6 +65,8 @@ def sweep(
         wanted = _described(recipe, space)
         _check_begun(folder.path / BEGUN, wanted, resume=resume)
         recipe.config.resolve()
+        check_data(recipe, Dataset.load(recipe.config.data_path))
+        check_learnable(recipe.config.model_name)
         start_ray(recipe.run.ray)
         check_resources(trial_place(recipe.config).bundles, REMEDY)
         with written_whole(folder.path / BEGUN) as aside:

@@ -24,18 +24,20 @@ def settings(
     """
     from starec_ray.config import reference  # loads Ray and torch, seconds
 
+    if markdown and word:
+        raise ConfigError("--markdown prints all settings: leave the word out.")
     if markdown:
         print(reference.as_markdown(), end="")
         return
     found = reference.settings(word)
     if not found:
-        raise ConfigError(f"no setting speaks of {word!r}; starec settings lists them all.")
+        raise ConfigError(f"no setting mentions {word!r}; without a word all are explained.")
     console = Console(highlight=False)
     section = ""
     for one in found:
         if one.section != section:
             section = one.section
             console.print(f"\n[bold]{section}[/]  {escape(reference.summary(section))}")
-        may_be = escape(one.may_be.replace("`", ""))
-        console.print(f"  [cyan]{one.key}[/] = {escape(one.default)}  [dim]({may_be})[/]")
+        allowed = escape(one.allowed.replace("`", ""))
+        console.print(f"  [cyan]{one.key}[/] = {escape(one.default)}  [dim]({allowed})[/]")
         console.print(Padding(escape(one.text), (0, 0, 0, 6)))

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -23,62 +24,103 @@ ONE_OF: dict[str, Collection] = {
     "weight_transfer": WEIGHT_TRANSFERS,
     "dtype": ("auto", "float32", "bfloat16"),
 }
-POSITIVE = (
-    "group_size",
-    "cases_per_iteration",
-    "temperature",
-    "anchor_lr",
-    "num_reward_actors",
-    "micro_batch_tokens",
-    "max_model_len",
-    "max_rank_tokens",
-    "max_reflect_tokens",
-    "anchor_batch_size",
-    "anchor_updates_per_iteration",
-    "grad_clip",
-    "start_timeout_s",
-    "sample_timeout_s",
-    "update_timeout_s",
-    "reward_timeout_s",
-    "transfer_timeout_s",
-    "storage_timeout_s",
-    "kv_cache_gib",
-    "max_num_seqs",
-    "clip_low",
-    "clip_high",
-    "ratio_cap",
-    "tensor_parallel_size",
-    "validation_cases",
-    "max_skipped_steps",
-    "failure_window_s",
-    "gpu_memory_utilization",
-)
-NOT_NEGATIVE = (
-    "num_env_runners",
-    "num_learners",
-    "num_cpus_per_env_runner",
-    "num_gpus_per_env_runner",
-    "num_cpus_per_learner",
-    "num_gpus_per_learner",
-    "teacher_popularity_weight",
-    "kl_coeff",
-    "max_staleness",
-    "weight_decay",
-    "warmup_steps",
-    "anchor_epochs",
-    "anchor_validation_cases",
-    "num_traces",
-    "history_shown",
-    "evaluation_interval",
-    "max_failures",
-    "max_kl",
-    "max_grad_norm",
-    "min_entropy",
-)
-LEAST_TEMPERATURE = 0.01  # vLLM takes it in the place of lower ones
-SHARES = ("reflect_share", "reflect_trace_share", "held_out_trace_share", "gpu_memory_utilization")
-# RLlib's settings that have no meaning here, and what has.
-OTHERS = {
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which finite numbers a field may hold: those from `low` to `high`, without the ends that are
+    open."""
+
+    low: float = 0
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, given: SupportsFloat) -> bool:
+        value = float(given)
+        if not self.low <= value <= self.high or math.isinf(value):
+            return False
+        at_open_end = (self.open_low and value == self.low) or (
+            self.open_high and value == self.high
+        )
+        return not at_open_end
+
+    def __str__(self) -> str:
+        """As in "it must be …": "above 0", "2 or more", "from 0 to 1"."""
+        if self.high == math.inf:
+            return f"above {self.low:g}" if self.open_low else f"{self.low:g} or more"
+        if not self.open_low and not self.open_high:
+            return f"from {self.low:g} to {self.high:g}"
+        low = f"above {self.low:g}" if self.open_low else f"{self.low:g} or more"
+        high = f"below {self.high:g}" if self.open_high else f"at most {self.high:g}"
+        return f"{low} and {high}"
+
+
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(
+        (
+            "cases_per_iteration",
+            "anchor_lr",
+            "num_reward_actors",
+            "micro_batch_tokens",
+            "max_model_len",
+            "max_rank_tokens",
+            "max_reflect_tokens",
+            "anchor_batch_size",
+            "anchor_updates_per_iteration",
+            "grad_clip",
+            "start_timeout_s",
+            "sample_timeout_s",
+            "update_timeout_s",
+            "reward_timeout_s",
+            "transfer_timeout_s",
+            "storage_timeout_s",
+            "kv_cache_gib",
+            "max_num_seqs",
+            "clip_high",
+            "ratio_cap",
+            "tensor_parallel_size",
+            "validation_cases",
+            "max_skipped_steps",
+            "failure_window_s",
+        ),
+        Range(0, open_low=True),
+    ),
+    **dict.fromkeys(
+        (
+            "num_learners",
+            "num_cpus_per_env_runner",
+            "num_gpus_per_env_runner",
+            "num_cpus_per_learner",
+            "teacher_popularity_weight",
+            "kl_coeff",
+            "max_staleness",
+            "weight_decay",
+            "warmup_steps",
+            "anchor_epochs",
+            "anchor_validation_cases",
+            "num_traces",
+            "history_shown",
+            "evaluation_interval",
+            "max_failures",
+            "max_kl",
+            "max_grad_norm",
+            "min_entropy",
+        ),
+        Range(0),
+    ),
+    "group_size": Range(2),  # advantages compare the rollouts of a group
+    "num_env_runners": Range(1),
+    "temperature": Range(0.01),  # vLLM takes it in the place of lower ones
+    "reflect_share": Range(0, 1),
+    "reflect_trace_share": Range(0, 1),
+    "num_gpus_per_learner": Range(0, 1),
+    "held_out_trace_share": Range(0, 1, open_high=True),
+    "gpu_memory_utilization": Range(0, 1, open_low=True),
+    "clip_low": Range(0, 1, open_low=True, open_high=True),
+}
+# RLlib's settings that would do nothing here, and what does.
+RLLIB_UNUSED = {
     "train_batch_size": "an iteration has cases_per_iteration groups of group_size",
     "_train_batch_size_per_learner": "an iteration has cases_per_iteration groups of group_size",
     "minibatch_size": "micro_batch_tokens bounds what a learner takes at once",
@@ -86,9 +128,15 @@ OTHERS = {
     "grad_clip_by": "grad_clip bounds the global norm",
     "gamma": "a ranking is one action, and earns its reward at once",
     "optimizer": "it is AdamW: lr, weight_decay and warmup_steps set it",
+    "shuffle_batch_per_epoch": "an iteration's rollouts are learned from in one update",
+    "num_aggregator_actors_per_learner": "the learners pack their batches themselves",
+    "explore": "temperature says how sampling explores; evaluation is greedy",
+    "batch_mode": "a rollout is one whole reply",
     "num_envs_per_env_runner": "max_num_seqs bounds what an engine decodes at once",
     "rollout_fragment_length": "a rollout is one whole reply",
     "evaluation_duration": "validation_cases are asked",
+    "evaluation_duration_unit": "validation_cases are asked",
+    "evaluation_config": "users are evaluated with the settings of the training",
     "evaluation_num_env_runners": "the env runners evaluate too",
     "evaluation_parallel_to_training": "the env runners evaluate between two iterations",
 }
@@ -100,8 +148,7 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: names the field, its value, and what it may be.
     """
-    if not config.in_evaluation:  # RLlib's copy, which it changes itself
-        _check_others(config)
+    _check_unused(config)
     _check_numbers(config)
     _check_lr(config)
     _check_training(config)
@@ -110,9 +157,9 @@ def check_fields(config: Any) -> None:
     _check_ranking(config)
 
 
-def _check_others(config: Any) -> None:
+def _check_unused(config: Any) -> None:
     defaults = AlgorithmConfig()
-    for field, instead in OTHERS.items():
+    for field, instead in RLLIB_UNUSED.items():
         if getattr(config, field) != getattr(defaults, field):
             name = field.lstrip("_")
             raise ConfigError(
@@ -122,41 +169,24 @@ def _check_others(config: Any) -> None:
 
 
 def _check_numbers(config: Any) -> None:
-    for field, allowed in ONE_OF.items():
-        if getattr(config, field) not in allowed:
-            raise _wrong(config, field, f"it may be one of: {', '.join(map(str, allowed))}")
-    for field in (*POSITIVE, *NOT_NEGATIVE, *SHARES):
+    for field, choices in ONE_OF.items():
+        if getattr(config, field) not in choices:
+            raise _wrong(config, field, f"it may be one of: {', '.join(map(str, choices))}")
+    for field, allowed in RANGES.items():
         value = getattr(config, field)
         if not isinstance(value, SupportsFloat) or not math.isfinite(value):
             raise _wrong(config, field, "it must be a finite number.")
-    for field in POSITIVE:
-        if getattr(config, field) <= 0:
-            raise _wrong(config, field, "it must be above 0.")
-    for field in NOT_NEGATIVE:
-        if getattr(config, field) < 0:
-            raise _wrong(config, field, "it can't be negative.")
-    for field in SHARES:
-        if not 0 <= getattr(config, field) <= 1:
-            raise _wrong(config, field, "it must lie in 0 … 1.")
+        if value not in allowed:
+            raise _wrong(config, field, f"it must be {allowed}.")
 
 
 def _check_training(config: Any) -> None:
-    if config.held_out_trace_share == 1:
-        raise _wrong(config, "held_out_trace_share", "no trace is left to learn from.")
     if config.anchor_epochs > 0 and config.num_traces == 0:
         raise _wrong(
             config, "num_traces", "nothing is left to learn in anchor_epochs: set it to 0."
         )
-    if config.temperature < LEAST_TEMPERATURE:
-        raise _wrong(config, "temperature", f"it must be {LEAST_TEMPERATURE} or above.")
-    if config.clip_low >= 1:
-        raise _wrong(
-            config, "clip_low", "ratios are clipped below 1 - clip_low: it must be below 1."
-        )
     if config.max_kl > 0 and config.kl_coeff == 0:
         raise _wrong(config, "max_kl", "with kl_coeff 0 there is no anchor to measure the KL to.")
-    if config.group_size < 2:
-        raise _wrong(config, "group_size", "advantages compare the rollouts of a group: 2 or more.")
     for field in ("max_rank_tokens", "max_reflect_tokens"):
         if getattr(config, field) >= config.max_model_len:
             raise _wrong(
@@ -183,8 +213,6 @@ def _check_mappings(config: Any) -> None:
 
 
 def _check_actors(config: Any) -> None:
-    if not config.num_env_runners and not config.in_evaluation:
-        raise ConfigError("num_env_runners is 0; sampling needs at least one engine.")
     of_learner, of_runner = config.num_gpus_per_learner, config.num_gpus_per_env_runner
     if config.weight_transfer == "nccl" and min(of_learner, of_runner) < 1:
         raise _wrong(config, "weight_transfer", "each learner and each runner needs a GPU for it.")
@@ -202,10 +230,6 @@ def _check_actors(config: Any) -> None:
             config,
             "sleep_while_learning",
             "with max_staleness above 0 the engines sample while the learners learn.",
-        )
-    if of_learner > 1:
-        raise _wrong(
-            config, "num_gpus_per_learner", "a learner works with one GPU: take more learners."
         )
     if of_learner > 0 and of_runner > 0 and config.num_learners == 0:
         raise _wrong(

@@ -24,7 +24,7 @@ SECTIONS = [
 # Keys whose attribute has another name.
 _RENAMED = {"model.name": "model_name", "data.path": "data_path"}
 
-LOWEST = {  # of the section run
+RUN_LOWEST = {
     "seed": 0,
     "iterations": 0,
     "checkpoint_every": 0,
@@ -38,7 +38,7 @@ class RunSettings:
     """Sets what the command does around the algorithm.
 
     Attributes:
-        seed: of everything random.
+        seed: seeds all that is random in a run.
         iterations: GRPO iterations of stage two.
         checkpoint_every: iterations of either stage between checkpoints, beside those after the
             anchor and at the end; 0: only those.
@@ -51,7 +51,7 @@ class RunSettings:
         evaluate_slow_thinking: evaluate with slow thinking too (some three times the work).
         metric: what a sweep compares trials by, and the best checkpoint is chosen by, on
             validation users.
-        mode: whether the best trial has the most ("max") or the least ("min") of it.
+        mode: whether the best trial has the most ("max") or the least ("min") of `metric`.
         ray: arguments of `ray.init` where no cluster is running yet, such as num_cpus.
     """
 

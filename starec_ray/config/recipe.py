@@ -14,7 +14,7 @@ import ray
 import yaml
 
 from starec_ray.config import STARecConfig
-from starec_ray.config.fields import LOWEST, SECTIONS, RunSettings, attribute_of, known_fields
+from starec_ray.config.fields import RUN_LOWEST, SECTIONS, RunSettings, attribute_of, known_fields
 from starec_ray.errors import ConfigError
 
 # What a run that goes on may change, and what of the section run it may not.
@@ -26,7 +26,7 @@ FIXED_OF_RUN = {"seed", "metric", "mode"}  # the scores of its checkpoints are b
 # What run.ray may set; Ray has settings for experts besides, whose names begin with "_".
 RAY_SETTINGS = inspect.signature(ray.init).parameters.keys() - {
     "kwargs",
-    "log_to_driver",  # set by `cluster.start_ray`
+    "log_to_driver",  # set by `cluster.connection.start_ray`
     "runtime_env",
 }
 RAY_COUNTS = ("num_cpus", "num_gpus", "object_store_memory")
@@ -84,7 +84,7 @@ def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
             run = dataclasses.replace(run, **keys)
         else:
             getattr(config, section)(**keys)
-    for name, lowest in LOWEST.items():
+    for name, lowest in RUN_LOWEST.items():
         if getattr(run, name) < lowest:
             raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {lowest} or more.")
     _check_ray_settings(run.ray)

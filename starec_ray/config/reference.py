@@ -8,8 +8,14 @@ from typing import Any
 
 from docstring_parser import parse
 
-from starec_ray.config.checks import NOT_NEGATIVE, ONE_OF, POSITIVE, SHARES
-from starec_ray.config.fields import LOWEST, RunSettings, attribute_of, known_fields, section_method
+from starec_ray.config.checks import ONE_OF, RANGES, Range
+from starec_ray.config.fields import (
+    RUN_LOWEST,
+    RunSettings,
+    attribute_of,
+    known_fields,
+    section_method,
+)
 from starec_ray.config.starec_config import STARecConfig
 
 
@@ -19,14 +25,14 @@ class Setting:
 
     Attributes:
         section, key: where it stands in a recipe.
-        may_be: its type, range or choices.
+        allowed: its type and range, or its choices.
         default: as it would be written in a recipe.
         text: what it means.
     """
 
     section: str
     key: str
-    may_be: str
+    allowed: str
     default: str
     text: str
 
@@ -49,7 +55,7 @@ def settings(word: str = "") -> list[Setting]:
                 Setting(
                     section,
                     key,
-                    _may_be(attribute, wanted),
+                    _allowed(attribute, wanted),
                     _default(getattr(owner, attribute)),
                     texts[key],
                 )
@@ -70,14 +76,15 @@ def as_markdown() -> str:
         "",
         "Every key of a recipe, by section; `starec settings WORD` searches them. In Python each",
         "is an argument of the section's method and an attribute of `STARecConfig`, which Tune can",
-        "vary; the section `run` is the command's own. Made by `starec settings --markdown`.",
+        "vary (two under another name: `data_path` and `model_name`); the section `run` is the",
+        "command's own. Made by `starec settings --markdown`.",
     ]
     everything = settings()
     for section in known_fields():
         lines += ["", f"## {section}", "", summary(section), ""]
-        lines += ["| key | default | may be | |", "|---|---|---|---|"]
+        lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
         lines += [
-            f"| `{one.key}` | `{one.default}` | {one.may_be} | {_cell(one.text)} |"
+            f"| `{one.key}` | `{one.default}` | {one.allowed} | {_cell(one.text)} |"
             for one in everything
             if one.section == section
         ]
@@ -97,18 +104,16 @@ def _texts(documented: Any) -> dict[str, str]:
     }
 
 
-def _may_be(attribute: str, wanted: Any) -> str:
+def _allowed(attribute: str, wanted: Any) -> str:
     if choices := ONE_OF.get(attribute) or _literals(wanted):
         return ", ".join(f"`{choice}`" for choice in choices)
     kinds = typing.get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
     kinds = tuple(kind for kind in kinds if kind is not Path)  # in Python alone
     names = " or ".join(_type_name(kind) for kind in kinds)
-    if attribute in SHARES:
-        return f"{names}, 0 … 1"
-    if attribute in POSITIVE:
-        return f"{names}, above 0"
-    at_least_0 = attribute in NOT_NEGATIVE or attribute in LOWEST
-    return f"{names}, 0 or more" if at_least_0 else names
+    numbers = RANGES.get(attribute)
+    if attribute in RUN_LOWEST:
+        numbers = Range(RUN_LOWEST[attribute])
+    return f"{names}, {numbers}" if numbers else names
 
 
 def _literals(wanted: Any) -> tuple[Any, ...]:

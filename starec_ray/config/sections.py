@@ -117,7 +117,7 @@ class OwnSections(AlgorithmConfig):
                 after each epoch.
             anchor_validation_cases: validation users to rank for after each epoch; the best
                 epoch is kept, by NDCG@10, without these cases by the held-out NLL.
-            reflect_trace_share: share of them that are reflections (template teacher).
+            reflect_trace_share: share of the template teacher's traces that are reflections.
             teacher_popularity_weight: how much the template teacher looks at popularity beside
                 likeness to the history.
             anchor_epochs: passes over the traces; 0 skips the stage.

@@ -34,8 +34,8 @@ class STARecConfig(OwnSections):
     Sections of this system, in `OwnSections`: `data`, `model`, `anchor`, `rewards`. Sections of
     RLlib, with fields of this system added: `training`, `env_runners`, `learners`, `evaluation`,
     `fault_tolerance`.
-    Every field is a plain attribute under the name of the section's argument, so that Tune can
-    search any.
+    Every field is a plain attribute under the name of the section's argument (but `data_path` and
+    `model_name`), so that Tune can search any.
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -154,10 +154,10 @@ class STARecConfig(OwnSections):
             group_size: rollouts of one prompt.
             reflect_share: share of the cases that go on to slow thinking, if the user has a
                 later case to follow up with.
-            temperature: of sampling, 0.01 or more; log-probs are those of this temperature.
+            temperature: of sampling; log-probs are those of this temperature.
             kl_coeff: weight of the KL to the frozen anchor; 0 keeps no copy of it.
-            clip_low: the ratio is clipped below 1 - clip_low.
-            clip_high: and above 1 + clip_high.
+            clip_low: ratios below 1 - clip_low are clipped.
+            clip_high: ratios above 1 + clip_high are clipped.
             max_staleness: updates that the weights may make between the sampling of a rollout
                 and the update that learns from it. 0 samples and trains in turns, strictly
                 on-policy; from 1 on the next iterations are sampled while one trains, and the
@@ -165,7 +165,7 @@ class STARecConfig(OwnSections):
             ratio_cap: largest weight of a token under truncated importance sampling.
             weight_decay: AdamW's, of both stages.
             warmup_steps: optimiser steps of linear warm-up, in each stage.
-            lr: learning rate of this stage: a number, or a schedule [[step, value], …] that
+            lr: learning rate of this stage: a number above 0, or a schedule [[step, value], …] that
                 begins with step 0; in between it goes in straight lines.
             grad_clip: largest global gradient norm.
             **rllib: further arguments of RLlib's `training()`.
@@ -262,7 +262,7 @@ class STARecConfig(OwnSections):
             micro_batch_tokens: most tokens of one forward and backward on one learner, a prompt
                 once for its group.
             gradient_checkpointing: recompute activations; slower, less memory.
-            num_learners: ranks, each an actor of its own; 0 learns in the driver.
+            num_learners: learners (ranks), each an actor of its own; 0 learns in the driver.
             num_cpus_per_learner: cores of each, and its threads where it has no GPU.
             num_gpus_per_learner: 1, or a share of one under `sleep_while_learning`; 0 runs it on
                 cores.
@@ -293,9 +293,9 @@ class STARecConfig(OwnSections):
         """Sets the look at validation users during training; the env runners do it.
 
         Args:
-            evaluation_interval: `train()` calls, those of the anchor included, from one to the
-                next; 0: never.
-            validation_cases: validation users asked each time.
+            evaluation_interval: `train()` calls, those of the anchor included, between two looks
+                at validation users; 0: never.
+            validation_cases: validation users asked at each look.
             **rllib: further arguments of RLlib's `evaluation()`.
         """
         super().evaluation(evaluation_interval=evaluation_interval, **rllib)
@@ -330,11 +330,11 @@ class STARecConfig(OwnSections):
                 (`run.checkpoint_storage`): to a question, or to 16 MiB.
             max_failures: so many actors may be lost, of all kinds together, within
                 `failure_window_s`; one more ends the run.
-            failure_window_s: length of that window, in seconds.
+            failure_window_s: the seconds within which `max_failures` counts losses.
             max_skipped_steps: updates in a row whose gradient isn't finite, and which are left
                 out, that end the run.
-            max_kl: largest KL to the anchor, nats a token; 0: no limit.
-            max_grad_norm: largest gradient norm, before clipping; 0: no limit.
+            max_kl: largest KL to the anchor, nats a token; a larger one ends the run. 0: no limit.
+            max_grad_norm: largest gradient norm, before clipping, of both stages; 0: no limit.
             min_entropy: smallest entropy of the sampled tokens, nats; 0: no limit.
             **rllib: further arguments of RLlib's `fault_tolerance()`: what happens to failed
                 runners.
@@ -438,7 +438,8 @@ class STARecConfig(OwnSections):
         Raises:
             ConfigError: names the field, its value, and what it may be.
         """
-        check_fields(self)
+        if not self.in_evaluation:  # a copy of RLlib's, which it changes itself
+            check_fields(self)
         # RLlib would advise, once, to leave its new API stack: there is no old one for this.
         log_once(f"{cast(type, self.algo_class).__name__}_on_new_api_stack")
         super().validate()

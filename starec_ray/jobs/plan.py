@@ -45,7 +45,7 @@ def print_plan(recipe: Recipe, console: Console) -> None:
     config.check_inputs()
     dataset = Dataset.load(config.data_path)
     check_data(recipe, dataset)
-    check_model(config.model_name)
+    check_learnable(config.model_name)
     parameters, origin = count_parameters(config.model_name)
     on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
     dtype = resolve_dtype(config.dtype, on_gpu)
@@ -117,13 +117,13 @@ def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str])
             )
 
 
-def check_model(name: str) -> None:
+def check_learnable(name: str) -> None:
     """Raises ConfigError if the learner can't train the model; where its config can't be fetched
     the learner itself tells."""
     from learners.trainable import check_trainable  # loads modelling code, seconds
 
     with contextlib.suppress(OSError):
-        check_trainable(_without_weights(resolve_model(name)))
+        check_trainable(_without_weights(name))
 
 
 def count_parameters(name: str) -> tuple[int, str]:
@@ -133,7 +133,7 @@ def count_parameters(name: str) -> tuple[int, str]:
     one 0.
     """
     try:
-        model = _without_weights(resolve_model(name))
+        model = _without_weights(name)
     except OSError:
         parameters = _parameters_in(name)
         told = "by its name" if parameters else "sizes unknown"
@@ -143,18 +143,22 @@ def count_parameters(name: str) -> tuple[int, str]:
     return sum(p.numel() for p in model.parameters()), origin
 
 
-def _without_weights(folder: str) -> Any:
-    """The causal language model of a folder or a Hugging Face id, on the device "meta".
+def _without_weights(name: str) -> Any:
+    """The causal language model of that name, on the device "meta".
 
     Raises:
         OSError: its config can't be fetched.
+        ConfigError: it is no causal language model.
     """
-    from accelerate import init_empty_weights
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_config = AutoConfig.from_pretrained(folder)
-    with init_empty_weights():
-        return AutoModelForCausalLM.from_config(model_config)
+    model_config = AutoConfig.from_pretrained(resolve_model(name))
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(model_config)
+    except ValueError as error:
+        raise ConfigError(f"{name!r} is no causal language model: {error}") from error
 
 
 def _parameters_in(name: str) -> int:

@@ -25,7 +25,7 @@ from starec_ray.errors import CollapseError, ConfigError, StorageError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.jobs.evaluate import compare, trained_models
-from starec_ray.jobs.plan import REMEDY, check_data, check_model
+from starec_ray.jobs.plan import REMEDY, check_data, check_learnable
 from starec_ray.progress import phase
 from starec_ray.run_dir import EVALUATION, RunDir
 from starec_ray.training.learner_calls import LearnersLostError
@@ -69,7 +69,7 @@ def train(
             else None,
         )
         check_data(recipe, Dataset.load(recipe.config.data_path))
-        check_model(recipe.config.model_name)
+        check_learnable(recipe.config.model_name)
         start = _start(run, recipe, checkpoints, console, overwrite, resume, checkpoint)
         if start and _is_finished(run, recipe, start):
             console.print(

@@ -36,7 +36,8 @@ class Alarms:
         for metric, limit in {"kl": config.max_kl, "grad_norm": config.max_grad_norm}.items():
             if limit and update.get(metric, 0.0) > limit:
                 raise CollapseError(f"{metric} is {update[metric]:.4g}, above its limit {limit:g}")
-        if config.min_entropy and update.get("entropy", config.min_entropy) < config.min_entropy:
+        sampled = "ratio_mean" in update  # the anchor's tokens are a teacher's
+        if config.min_entropy and sampled and update["entropy"] < config.min_entropy:
             raise CollapseError(
                 f"entropy is {update['entropy']:.4g} nats, below its limit {config.min_entropy:g}"
             )

@@ -1,24 +1,51 @@
 """The reference of settings says what the configuration really takes."""
 
+import math
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
 from starec_ray.cli import app
-from starec_ray.config.fields import known_fields
+from starec_ray.config.checks import RANGES
+from starec_ray.config.fields import attribute_of
 from starec_ray.config.recipe import build, resolved_sections
 from starec_ray.config.reference import as_markdown, settings
+from starec_ray.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def test_every_key_of_a_recipe_is_explained():
+    keys = {(section, key) for section, ks in resolved_sections(build({})).items() for key in ks}
     found = settings()
-    assert [(one.section, one.key) for one in found] == [
-        (section, key) for section, keys in known_fields().items() for key in keys
-    ]
-    assert not [one.name for one in found if not one.text or "<" in one.may_be]
+    assert {(one.section, one.key) for one in found} == keys
+    assert not [one.name for one in found if not one.text or "<" in one.allowed]
+
+
+@pytest.mark.parametrize("field", RANGES)
+def test_the_ends_of_a_range_are_allowed_where_it_says_so(field):
+    [setting] = [one for one in settings() if attribute_of(one.name) == field]
+    allowed = RANGES[field]
+    assert setting.allowed.endswith(str(allowed))
+    number = int if setting.allowed.startswith("whole") else float
+    for end, is_open in ((allowed.low, allowed.open_low), (allowed.high, allowed.open_high)):
+        if not math.isinf(end):
+            told = refusal({setting.section: {setting.key: number(end)}})
+            assert (f"it must be {allowed}" in told) == is_open
+    below = number(-1 if allowed.low == 0 else 0)
+    told = refusal({setting.section: {setting.key: below}})
+    assert f"{field} is {below}; it must be {allowed}" in told
+
+
+def refusal(sections: dict) -> str:
+    """Why a recipe is refused; "" if it isn't."""
+    try:
+        build(sections)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def test_the_defaults_told_are_those_used():

@@ -1,13 +1,30 @@
-"""What a dry run says of a model's size."""
+"""What is told before anything starts: a model's size, and what can't work."""
+
+from pathlib import Path
 
 import pytest
-from transformers import Gemma2Config
+from rich.console import Console
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Qwen3MoeConfig,
+    T5Config,
+)
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError
-from starec_ray.jobs.plan import check_data, check_model, check_room, count_parameters
+from starec_ray.jobs.plan import (
+    check_data,
+    check_learnable,
+    check_room,
+    count_parameters,
+    print_plan,
+)
+from starec_ray.jobs.train import train
 from starec_ray.models.resolve import load_tokenizer
 from tests.tiny_recipe import tiny_recipe
 
@@ -32,12 +49,42 @@ def test_a_prompt_or_a_reply_without_room_is_told_before_anything_starts(
         check_data(recipe, Dataset.load(small_world))
 
 
-def test_a_model_that_cannot_be_trained_is_told_of_before_anything_starts(tmp_path) -> None:
-    Gemma2Config(num_hidden_layers=1).save_pretrained(tmp_path)
+def write_capped_model(tiny_model: Path, folder: Path) -> Path:
+    """With logits that the learner doesn't know."""
+    vocabulary = AutoConfig.from_pretrained(tiny_model).vocab_size
+    config = Gemma2Config(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=64, num_hidden_layers=1
+    )
+    Gemma2ForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_cannot_be_trained_is_told_of_before_anything_starts(
+    small_world, tiny_model, tmp_path
+) -> None:
+    model = write_capped_model(tiny_model, tmp_path / "model")
+    recipe = tiny_recipe(small_world, model, None)
+    with pytest.raises(ConfigError, match=r"'gemma2'.* final_logit_softcapping"):
+        print_plan(recipe, Console(quiet=True))
+    with pytest.raises(ConfigError, match=r"'gemma2'.* final_logit_softcapping"):
+        train(recipe, tmp_path / "run", Console(quiet=True))
+
+
+def test_a_model_is_looked_at_without_memory_for_its_weights(tmp_path) -> None:
+    experts = {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 8192}
+    Qwen3MoeConfig(hidden_size=8192, num_hidden_layers=64, **experts).save_pretrained(tmp_path)
     for part in ("tokenizer.json", "model.safetensors"):
         (tmp_path / part).touch()
-    with pytest.raises(ConfigError, match=r"'gemma2': .* final_logit_softcapping"):
-        check_model(str(tmp_path))
+    check_learnable(str(tmp_path))
+    parameters, _ = count_parameters(str(tmp_path))
+    assert parameters > 1e12
+
+
+def test_a_model_of_another_kind_is_told_of(monkeypatch) -> None:
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda folder: T5Config())
+    with pytest.raises(ConfigError, match="'owner/t5' is no causal language model"):
+        check_learnable("owner/t5")
 
 
 def test_the_embedded_models_size_is_counted_from_its_config() -> None:

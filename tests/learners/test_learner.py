@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    HrmTextConfig,
-    HrmTextForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
@@ -322,15 +320,6 @@ def test_experts_are_trained_together_and_published_one_by_one(
     saved = load_file(tmp_path / "saved" / "model.safetensors")
     assert saved.keys() == after.keys() == before.keys()
     assert all(torch.equal(saved[name], after[name]) for name in saved)
-
-
-def test_a_model_whose_published_weights_are_split_is_refused(tmp_path):
-    config = HrmTextConfig(
-        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=1, num_attention_heads=4
-    )
-    HrmTextForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="'hrm_text': transformers splits their published"):
-        local_learner(tmp_path)
 
 
 def test_a_model_that_is_not_there_is_an_error(tmp_path):

@@ -42,21 +42,21 @@ class Sampler:
 
 
 def queue(sampler: Sampler, max_staleness: int) -> RolloutQueue:
-    ahead = RolloutQueue(sampler.collect, sampler.load_weights, max_staleness)
-    ahead.offer(Version(0))
-    return ahead
+    waiting = RolloutQueue(sampler.collect, sampler.load_weights, max_staleness)
+    waiting.offer(Version(0))
+    return waiting
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
 def test_no_batch_is_staler_than_allowed_and_each_is_sampled_once_in_order(max_staleness):
     sampler = Sampler()
-    ahead = queue(sampler, max_staleness)
+    waiting = queue(sampler, max_staleness)
     staleness = []
     for updates in range(12):
-        batch = ahead.take(updates)
+        batch = waiting.take(updates)
         staleness.append(updates - batch.weight_version)
-        ahead.offer(Version(updates + 1))
-    ahead.settle()
+        waiting.offer(Version(updates + 1))
+    waiting.settle()
     assert max(staleness) <= max_staleness
     assert sampler.version == 12
     numbers = [number for number, _ in sampler.collected]
@@ -65,69 +65,69 @@ def test_no_batch_is_staler_than_allowed_and_each_is_sampled_once_in_order(max_s
 
 def test_the_next_iterations_are_sampled_while_one_trains():
     sampler = Sampler()
-    ahead = queue(sampler, max_staleness=2)
-    assert ahead.take(0).weight_version == 0
-    ahead.settle()  # training takes its time
+    waiting = queue(sampler, max_staleness=2)
+    assert waiting.take(0).weight_version == 0
+    waiting.settle()  # training takes its time
     assert [number for number, _ in sampler.collected] == [0, 1, 2]
-    ahead.offer(Version(1))
-    assert ahead.take(1).weight_version == 0
-    ahead.settle()
+    waiting.offer(Version(1))
+    assert waiting.take(1).weight_version == 0
+    waiting.settle()
     assert sampler.collected[-1] == (3, 1)  # two updates from now it will be two versions old
 
 
 def test_on_policy_nothing_is_sampled_before_it_is_asked_for():
     sampler = Sampler()
-    ahead = queue(sampler, max_staleness=0)
-    ahead.take(0)
-    assert ahead.offer(Version(1)) == {"load": 0.25}
+    waiting = queue(sampler, max_staleness=0)
+    waiting.take(0)
+    assert waiting.offer(Version(1)) == {"load": 0.25}
     assert sampler.version == 1  # at once
     assert sampler.collected == [(0, 0)]
 
 
 def test_the_seconds_of_loading_come_with_the_batch_that_waited_for_them():
-    ahead = queue(Sampler(), max_staleness=1)
-    assert ahead.take(0).report == {"weight_transfer/load": 0.25}
-    assert ahead.take(1).report == {}
+    waiting = queue(Sampler(), max_staleness=1)
+    assert waiting.take(0).report == {"weight_transfer/load": 0.25}
+    assert waiting.take(1).report == {}
 
 
 def test_what_was_sampled_ahead_is_sampled_again_after_going_back():
     sampler = Sampler()
-    ahead = queue(sampler, max_staleness=2)
-    ahead.take(0)
-    ahead.forget()  # a checkpoint is loaded
-    ahead.offer(Version(7))
-    assert ahead.take(1).weight_version == 7
+    waiting = queue(sampler, max_staleness=2)
+    waiting.take(0)
+    waiting.forget()  # a checkpoint is loaded
+    waiting.offer(Version(7))
+    assert waiting.take(1).weight_version == 7
     assert (1, 7) in sampler.collected
 
 
 def test_what_is_dropped_is_counted_and_the_ledger_adds_up():
-    ahead = queue(Sampler(fails_at=3), max_staleness=3)
-    ledger = ahead.take(0).ledger
+    waiting = queue(Sampler(fails_at=3), max_staleness=3)
+    ledger = waiting.take(0).ledger
     ledger.learned(14, 14)
-    ahead.settle()  # 1 and 2 are sampled, 3 has failed
-    ledger.add(ahead.forget())
+    waiting.settle()  # 1 and 2 are sampled, 3 has failed
+    ledger.add(waiting.forget())
     assert (ledger.asked, ledger.asked_again, ledger.lost) == (48, 12, 12)
     assert (ledger.finished, ledger.followed_up, ledger.dropped) == (48, 6, 28)
     assert ledger.waiting == 0
-    assert ahead.forget() == Ledger()
+    assert waiting.forget() == Ledger()
 
 
 def test_a_failure_ahead_is_told_of_when_its_turn_comes():
-    ahead = queue(Sampler(fails_at=2), max_staleness=1)
-    ahead.take(0)
-    ahead.take(1)
+    waiting = queue(Sampler(fails_at=2), max_staleness=1)
+    waiting.take(0)
+    waiting.take(1)
     with pytest.raises(STARecError, match="no env runner could start"):
-        ahead.take(2)
+        waiting.take(2)
 
 
 @pytest.mark.parametrize("max_staleness", [1, 3])
 def test_nothing_is_sampled_that_no_iteration_will_use(max_staleness):
     sampler = Sampler()
-    ahead = queue(sampler, max_staleness)
-    ahead.end = 5
+    waiting = queue(sampler, max_staleness)
+    waiting.end = 5
     for updates in range(5):
-        assert ahead.take(updates).weight_version <= updates
-        ahead.offer(Version(updates + 1))
-    ahead.settle()
+        assert waiting.take(updates).weight_version <= updates
+        waiting.offer(Version(updates + 1))
+    waiting.settle()
     assert [number for number, _ in sampler.collected] == [0, 1, 2, 3, 4]
-    ahead.take(5)  # asked for after all
+    waiting.take(5)  # asked for after all

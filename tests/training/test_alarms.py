@@ -22,7 +22,11 @@ def alarms(**limits: float) -> Alarms:
     [
         ({"max_kl": 1.0}, {"kl": 1.5}, "kl is 1.5, above its limit 1"),
         ({"max_grad_norm": 10.0}, {"grad_norm": 20.0}, "grad_norm is 20, above its limit 10"),
-        ({"min_entropy": 0.1}, {"entropy": 0.05}, "entropy is 0.05 nats, below its limit 0.1"),
+        (
+            {"min_entropy": 0.1},
+            {"entropy": 0.05, "ratio_mean": 1.0},
+            "entropy is 0.05 nats, below its limit 0.1",
+        ),
     ],
 )
 def test_what_crosses_its_limit_ends_the_run(limits, report, told):
@@ -31,7 +35,10 @@ def test_what_crosses_its_limit_ends_the_run(limits, report, told):
     with pytest.raises(CollapseError, match=told):
         watching.check(HEALTHY | report)
     alarms().check(HEALTHY | report)  # without a limit nothing does
-    watching.check({"loss": 2.0, "skipped": 0.0})  # the anchor has no such metrics
+
+
+def test_tokens_that_a_teacher_wrote_may_become_sure():
+    alarms(min_entropy=0.1).check({"loss": 0.1, "skipped": 0.0, "entropy": 0.05})
 
 
 def test_updates_left_out_end_the_run_when_they_follow_each_other():
