@@ -1,4 +1,4 @@
-"""Search spaces: which fields of a recipe a sweep varies and over what, as a YAML file.
+"""Search spaces: which fields of a recipe a sweep varies, and over which values; a YAML file.
 
 sweep:
   num_samples: 16
@@ -39,13 +39,13 @@ class SweepSettings:
     """The section `sweep`.
 
     Attributes:
-        num_samples: trials; with `grid` fields, of each combination of theirs.
-        scheduler: "asha" stops trials that fall behind; "pbt" lets them copy better ones and
-            vary their values, of `training` and `rewards` alone; "none" lets all finish.
-        searcher: "random", or "optuna" (models what was found so far).
-        grace_iterations: GRPO iterations that every trial gets (asha), or that lie between two
+        num_samples: number of trials; with `grid` fields, trials per combination of their values.
+        scheduler: "asha" stops trials that fall behind; "pbt" lets them copy better ones and vary
+            their values, only those of `training` and `rewards`; "none" lets all trials finish.
+        searcher: "random", or "optuna", which models the results so far.
+        grace_iterations: GRPO iterations that every trial gets (asha), or between two
             perturbations (pbt).
-        max_concurrent: trials at a time; 0: as many as the cluster holds.
+        max_concurrent: how many trials run at a time; 0: as many as the cluster holds.
     """
 
     num_samples: int = 8
@@ -62,18 +62,18 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class Space:
-    """What varies: "section.key" → one domain by name with its arguments, as in the YAML."""
+    """What varies: "section.key" → the name of a domain → its arguments, as in the YAML."""
 
     settings: SweepSettings
     fields: dict[str, dict[str, list]]
 
     def domains(self) -> dict[str, Any]:
-        """The configuration's attribute → a domain of Tune's."""
+        """Attribute of the configuration → Tune's domain for it."""
         return {attribute_of(key): _domain(given) for key, given in self.fields.items()}
 
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """The configuration's attribute → the least and the most of it, where that is numbers
-        between two ends and no list."""
+        """Attribute of the configuration → its lowest and highest value, for domains that are a
+        range and not a list."""
         return {
             attribute_of(key): (ends[0], ends[1])
             for key, field in self.fields.items()
@@ -85,8 +85,8 @@ def load_space(path: str | Path, recipe: Recipe) -> Space:
     """Reads a space and checks it against the recipe that it varies.
 
     Raises:
-        ConfigError: names the file, the key, what was found and what it may be; also where a
-            value of the space makes no recipe.
+        ConfigError: names the file, the key, what was found and what is allowed; also if a value
+            of the space makes the recipe invalid.
     """
     try:
         given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def load_space(path: str | Path, recipe: Recipe) -> Space:
 
 
 def _check_population(space: Space, path: str) -> None:
-    """A trial that copies another goes on from its checkpoint, with other values."""
+    """For pbt: a trial that copies another continues from its checkpoint, with other values."""
     if space.settings.searcher != "random":
         raise ConfigError(f"{path}: pbt finds values by itself: it takes the searcher random.")
     for key in space.fields:
@@ -150,7 +150,7 @@ def _check_population(space: Space, path: str) -> None:
 
 
 def _extremes(key: str, field: Any) -> list:
-    """The values that a field may take at its ends; of a list all."""
+    """A field's lowest and highest value; of a list, all values."""
     if not isinstance(field, Mapping) or len(field) != 1 or next(iter(field)) not in DOMAINS:
         raise ConfigError(
             f"space: {key} is {field!r}; write one of {', '.join(DOMAINS)} with its values, such "

@@ -1,4 +1,4 @@
-"""A sweep: the anchor made once where it can be, then trials of `SweepTrial` under Ray Tune."""
+"""A sweep: the anchor made once if possible, then trials of `SweepTrial` under Ray Tune."""
 
 import os
 from dataclasses import asdict
@@ -46,18 +46,18 @@ ANCHORS_FIELDS = ("training.warmup_steps", "training.weight_decay", "training.gr
 def sweep(
     recipe: Recipe, space: Space, out: Path, console: Console, *, resume: bool = False
 ) -> list[Trial]:
-    """Runs the trials of a space around a recipe; `out` holds everything that came of it.
+    """Runs the trials of a space around a recipe, and writes all results to `out`.
 
     Args:
-        recipe: what the trials have in common; `run.iterations`, `run.metric` and `run.mode` say
-            how long the longest one is and what it is judged by.
-        resume: go on with a sweep that was stopped: what is finished isn't run again. Tune
-            unpickles what lies in its folder, which may run any code: only for your own.
+        recipe: what the trials share; `run.iterations` is the length of the longest trial,
+            `run.metric` and `run.mode` are what trials are judged by.
+        resume: resume a stopped sweep: finished trials aren't run again. Tune unpickles files in
+            its folder, which may run any code: resume only folders of your own.
 
     Raises:
-        ConfigError: if the folder holds a sweep and `resume` is False, or none and it is True, or
-            one of another recipe or space; if the recipe can't be run or the cluster has no room
-            for one trial.
+        ConfigError: if `out` holds a sweep and `resume` is False, or no sweep and it is True, or
+            a sweep of another recipe or space; if the recipe can't be run, or the cluster has no
+            room for one trial.
     """
     folder = RunDir(out)  # only for its lock
     trials = folder.path / TRIALS
@@ -91,14 +91,14 @@ def sweep(
 
 
 def _described(recipe: Recipe, space: Space) -> dict[str, dict[str, Any]]:
-    """All that a sweep is made by, as YAML's types, but Ray's own arguments."""
+    """All that defines a sweep, as YAML types, except Ray's own arguments."""
     sections = resolved_sections(build(recipe.sections))  # names as they are given
     del sections["run"]["ray"]
     return sections | {"sweep": asdict(space.settings), "space": space.fields}
 
 
 def _check_begun(begun: Path, wanted: dict[str, dict[str, Any]], *, resume: bool) -> None:
-    """Raises ConfigError where a folder can't be begun with, or gone on with, as it is wanted."""
+    """Raises ConfigError if the folder doesn't allow the sweep to start, or to resume, as asked."""
     if resume != begun.exists():
         raise ConfigError(
             f"{begun.parent} holds no sweep to resume: leave --resume out."
@@ -122,8 +122,8 @@ def _check_begun(begun: Path, wanted: dict[str, dict[str, Any]], *, resume: bool
 
 
 def _shared_anchor(recipe: Recipe, space: Space, out: Path, console: Console) -> STARecConfig:
-    """The trials' configuration: where none of the fields that vary touches the anchor, they
-    begin with one anchored model. One that was stopped is gone on with."""
+    """The trials' configuration: if no field that varies touches the anchor, they all begin with
+    one anchored model. An anchor that was stopped is resumed."""
     touched = [k for k in space.fields if k.startswith(ANCHORS) or k in ANCHORS_FIELDS]
     if touched or not recipe.config.anchor_epochs:
         return recipe.config
@@ -138,7 +138,7 @@ def _shared_anchor(recipe: Recipe, space: Space, out: Path, console: Console) ->
 
 
 def _varied(config: STARecConfig, space: Space) -> dict[str, Any]:
-    """What trials are made of: the configuration, with domains where the space has fields."""
+    """What trials are made from: the configuration, with domains for the space's fields."""
     config = config.copy(copy_frozen=False).evaluation(evaluation_interval=1)
     for attribute, domain in space.domains().items():
         setattr(config, attribute, domain)
@@ -192,8 +192,8 @@ def _tuner(
 
 
 def searcher(settings: SweepSettings, seed: int) -> SearchAlgorithm | Searcher:
-    """What draws the trials, as many at a time as the settings allow. Tune's own
-    `max_concurrent_trials` is ignored where the searcher is the random one."""
+    """What draws the trials, as many at a time as the settings allow. Tune ignores its own
+    `max_concurrent_trials` if the searcher is the random one."""
     most = settings.max_concurrent
     if settings.searcher == "random":
         return BasicVariantGenerator(random_state=seed, max_concurrent=most)

@@ -14,7 +14,7 @@ from starec_ray.data.prepare import DEFAULTS, SIMULATED_USERS, SOURCES
 from starec_ray.data.prepare import prepare as prepare_folder
 from starec_ray.data.protocol import SPLITS, Protocol
 
-app = typer.Typer(no_args_is_help=True, help="Make a data folder, and look into one.")
+app = typer.Typer(no_args_is_help=True, help="Make a data folder, or inspect one.")
 
 
 def _protocol_option(name: str, help_text: str) -> Any:
@@ -49,12 +49,13 @@ def prepare(
     ] = None,
     max_history: Annotated[
         int | None,
-        _protocol_option("max_history", "Keep the last so many interactions before a target."),
+        _protocol_option("max_history", "Newest interactions to keep before each target."),
     ] = None,
     positive_above: Annotated[
         float | None,
         _protocol_option(
-            "positive_above", "Ratings above this are positive; without ratings everything is."
+            "positive_above",
+            "Ratings above this are positive; without ratings every interaction is.",
         ),
     ] = None,
     train_users: Annotated[
@@ -67,34 +68,34 @@ def prepare(
     negatives: Annotated[
         int | None,
         _protocol_option(
-            "negatives", "Candidates beside the target, items that the user never touched."
+            "negatives", "Candidates besides the target: items that the user never interacted with."
         ),
     ] = None,
     train_negatives: Annotated[
         int | None,
         typer.Option(
-            help="The same for training users; fewer make training faster. Default: as many."
+            help="Negatives for training users; fewer make training faster. Default: --negatives."
         ),
     ] = None,
     rounds: Annotated[
         int | None,
-        _protocol_option("rounds", "Consecutive cases of each user; the last is evaluated."),
+        _protocol_option("rounds", "Consecutive cases per user; the last is evaluated."),
     ] = None,
-    seed: Annotated[int | None, _protocol_option("seed", "Seed of all that is random.")] = None,
+    seed: Annotated[int | None, _protocol_option("seed", "Seed for everything random.")] = None,
     simulated_users: Annotated[
         int, typer.Option(min=1, help="Users to simulate (synthetic only).")
     ] = SIMULATED_USERS,
     skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave unreadable rows out, and count them.")
+        bool, typer.Option("--skip-bad-rows", help="Skip unreadable rows, and count them.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the data folder that is at --out.")
+        bool, typer.Option("--force", help="Replace the data folder at --out.")
     ] = False,
 ) -> None:
     """Turn published files into a data folder of Parquet tables.
 
-    Time order is by timestamp, ties by file order. The same files, flags and seed give the same
-    bytes.
+    Interactions are ordered by timestamp, ties by file order. The same files,
+    flags and seed give the same bytes.
     """
     console = Console(stderr=True)
     with console.status("starting") as status:

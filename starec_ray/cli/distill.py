@@ -15,21 +15,25 @@ ENDPOINT, LOCAL, TEMPLATE = "Endpoint", "Local model", "Template"
 
 def distill(
     data: Annotated[Path, typer.Option(help="A prepared data folder.")],
-    out: Annotated[Path, typer.Option(help="Where the traces go; an interrupted one goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the traces; an interrupted run resumes there.")
+    ],
     teacher: Annotated[
         str,
         typer.Option(
-            help="'template'; or with --base-url a model of that endpoint; or else a model "
+            help="'template'; with --base-url, a model of that endpoint; otherwise a model "
             "(Hugging Face id, folder, embedded name) to run in vLLM on the Ray cluster."
         ),
     ],
-    users: Annotated[int, typer.Option(min=1, help="So many training users.")] = 200,
+    users: Annotated[int, typer.Option(min=1, help="Training users to ask about.")] = 200,
     min_score: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Least NDCG of a ranking that is kept (0.5: third place)."),
+        typer.Option(
+            min=0, max=1, help="Lowest NDCG at which a ranking is kept (0.5: third place)."
+        ),
     ] = 0.5,
     rethinks: Annotated[
-        int, typer.Option(min=0, max=9, help="How often a flawed answer goes back.")
+        int, typer.Option(min=0, max=9, help="How often a flawed answer is sent back.")
     ] = 2,
     reply_format: Annotated[
         str, typer.Option(help="How the teacher writes rankings: titles or grades.")
@@ -38,16 +42,22 @@ def distill(
         bool,
         typer.Option(
             "--guided",
-            help="Keep replies to their form by structured outputs (vLLM), for teachers too weak "
+            help="Hold replies to their form with structured outputs (vLLM), for teachers too weak "
             "to keep to it themselves; not for models that reason on their own.",
         ),
     ] = False,
-    history_shown: Annotated[int, typer.Option(min=0, help="Newest items in a prompt.")] = 20,
+    history_shown: Annotated[
+        int, typer.Option(min=0, help="Newest history items in a prompt.")
+    ] = 20,
     max_prompt_tokens: Annotated[
-        int, typer.Option(min=256, help="Room for a prompt (tokens, counted as 3 characters).")
+        int, typer.Option(min=256, help="Longest prompt in tokens, taken as 3 characters each.")
     ] = 8192,
-    max_tokens: Annotated[int, typer.Option(min=16, help="Longest answer, thoughts too.")] = 4096,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.6,
+    max_tokens: Annotated[
+        int, typer.Option(min=16, help="Longest answer in tokens, thoughts included.")
+    ] = 4096,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Sampling temperature; 0 is greedy.")
+    ] = 0.6,
     base_url: Annotated[
         str,
         typer.Option(
@@ -56,37 +66,37 @@ def distill(
     ] = "",
     key_variable: Annotated[
         str,
-        typer.Option(help="The environment variable with the key.", rich_help_panel=ENDPOINT),
+        typer.Option(help="Environment variable that holds the key.", rich_help_panel=ENDPOINT),
     ] = "OPENAI_API_KEY",
     concurrency: Annotated[
-        int, typer.Option(min=1, help="Requests at a time.", rich_help_panel=ENDPOINT)
+        int, typer.Option(min=1, help="Concurrent requests.", rich_help_panel=ENDPOINT)
     ] = 8,
     requests_per_minute: Annotated[
-        int, typer.Option(min=0, help="0: no limit.", rich_help_panel=ENDPOINT)
+        int, typer.Option(min=0, help="Rate limit; 0: none.", rich_help_panel=ENDPOINT)
     ] = 0,
     tries: Annotated[
         int,
-        typer.Option(min=1, help="For each request, before it is left.", rich_help_panel=ENDPOINT),
+        typer.Option(min=1, help="Tries per request before giving up.", rich_help_panel=ENDPOINT),
     ] = 6,
     timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds for one answer.", rich_help_panel=ENDPOINT)
+        float, typer.Option(min=1, help="Seconds to wait for one answer.", rich_help_panel=ENDPOINT)
     ] = 300,
     budget_requests: Annotated[
         int,
         typer.Option(
-            min=0, help="Stop after so many requests; 0: no limit.", rich_help_panel=ENDPOINT
+            min=0, help="Stop after this many requests; 0: no limit.", rich_help_panel=ENDPOINT
         ),
     ] = 0,
     budget_tokens: Annotated[
         int,
         typer.Option(
-            min=0, help="Stop after so many tokens; 0: no limit.", rich_help_panel=ENDPOINT
+            min=0, help="Stop after this many tokens; 0: no limit.", rich_help_panel=ENDPOINT
         ),
     ] = 0,
     extra_body: Annotated[
         str,
         typer.Option(
-            help="JSON of more request fields, as the endpoint knows them.",
+            help="JSON object of further request fields that the endpoint knows.",
             rich_help_panel=ENDPOINT,
         ),
     ] = "{}",
@@ -98,34 +108,37 @@ def distill(
         int | None,
         typer.Option(
             min=0,
-            help="0 runs it on cores. [default: 1 if the cluster has GPUs]",
+            help="0 runs on CPU cores. Default: 1 if the cluster has GPUs.",
             rich_help_panel=LOCAL,
         ),
     ] = None,
     cpus_per_engine: Annotated[
-        int, typer.Option(min=1, help="Of an engine without GPUs.", rich_help_panel=LOCAL)
+        int, typer.Option(min=1, help="CPU cores of an engine without GPUs.", rich_help_panel=LOCAL)
     ] = 2,
     engine_settings: Annotated[
         str,
         typer.Option(
-            help="JSON of more engine arguments of vLLM's: '{\"max_model_len\": 8192}'.",
+            help="JSON object of further vLLM engine arguments: '{\"max_model_len\": 8192}'.",
             rich_help_panel=LOCAL,
         ),
     ] = "{}",
     popularity_weight: Annotated[
         float,
         typer.Option(
-            min=0, help="How much popularity counts beside likeness.", rich_help_panel=TEMPLATE
+            min=0,
+            help="Weight of popularity relative to likeness to the history.",
+            rich_help_panel=TEMPLATE,
         ),
     ] = 0.3,
-    seed: Annotated[int, typer.Option(help="Of the choice of users, and of each request.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for choosing users and for each request.")] = 0,
 ) -> None:
     """Let a teacher play the agent's loop on training users, and keep what is sound.
 
-    It summarizes histories, ranks, reflects on its real mistakes, and ranks again. Answers are
-    screened (form, then NDCG); a flawed one goes back with its fault named. OUT holds
-    traces.parquet (for `starec train … --traces OUT/traces.parquet`), report.json,
-    report.png, and journal.jsonl: started again, nothing that was answered is asked twice.
+    The teacher summarizes histories, ranks, reflects on its real mistakes, and
+    ranks again. Its answers are screened (form, then NDCG); a flawed one goes
+    back with its fault named. OUT then holds traces.parquet (for `starec train …
+    --traces OUT/traces.parquet`), report.json, report.png, and journal.jsonl:
+    when the command is started again, nothing already answered is asked twice.
     """
     from starec_ray.agent.formats import FORMATS
     from starec_ray.data.dataset import Dataset, load_targets

@@ -11,30 +11,32 @@ from starec_ray.errors import ConfigError
 
 def doctor(
     recipe: Annotated[
-        Path | None, typer.Argument(help="Also examine what this recipe wants, and its data.")
+        Path | None,
+        typer.Argument(help="Also check what this recipe needs, its data and its model."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Replace keys of the recipe."),
+        typer.Argument(metavar="KEY=VALUE", help="Override keys of the recipe."),
     ] = None,
     storage: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder that all nodes are to share; may be given more than once."),
+        typer.Option(help="A folder that all nodes should share; may be given more than once."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Without a recipe: a prepared data folder.")
+        Path | None, typer.Option(help="Without a recipe: a prepared data folder to check.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Without a recipe: a model, by name or folder.")] = "",
+    model: Annotated[str, typer.Option(help="Without a recipe: a model to check.")] = "",
     may_grow: Annotated[
         bool,
-        typer.Option("--may-grow", help="What the cluster lacks is a warning: it may autoscale."),
+        typer.Option("--may-grow", help="Only warn of what the cluster lacks: it may autoscale."),
     ] = False,
 ) -> None:
-    """Examine the cluster of RAY_ADDRESS from each of its nodes, or this machine.
+    """Examine the cluster at RAY_ADDRESS from each of its nodes, or this machine.
 
-    Versions, devices, object store, ports between the nodes, shared storage; with a recipe also
-    its data and model as each node sees them, and what the recipe wants against what is there. A
-    line each, green or with the remedy; the exit code is 1 if anything is red.
+    Checks versions, devices, object store, ports between the nodes and shared
+    storage; with a recipe also its data and model as each node sees them, and
+    whether the cluster has what it wants. Prints a line per check, green or
+    with the remedy; the exit code is 1 if anything is red.
     """
     from starec_ray.config.recipe import load_recipe
     from starec_ray.doctor.examine import examine, print_finding  # loads Ray and torch, seconds

@@ -13,33 +13,38 @@ from starec_ray.run_dir import RunDir
 
 def evaluate(
     run: Annotated[
-        Path | None, typer.Option(help="A run folder: its models, data and settings.")
+        Path | None, typer.Option(help="A run folder, for its models, data and settings.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A saved model instead, named 'model' in the table.")
+        str | None, typer.Option(help="A saved model instead of a run's, 'model' in the table.")
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="With --model: the recipe that it was trained by, for its prompts."),
+        typer.Option(help="With --model: the recipe it was trained with, for its prompts."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Other prepared data than the run's.")] = None,
-    cases: Annotated[int | None, typer.Option(help="So many test users; 0 takes all.")] = None,
-    split: Annotated[str, typer.Option(help="test, validation or train users.")] = "test",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A prepared data folder, instead of the run's; required without --run."),
+    ] = None,
+    cases: Annotated[int | None, typer.Option(help="Users to evaluate on; 0 takes all.")] = None,
+    split: Annotated[str, typer.Option(help="Which users: test, validation or train.")] = "test",
     slow: Annotated[
         bool | None,
-        typer.Option("--slow/--no-slow", help="With slow thinking too (three times the work)."),
+        typer.Option("--slow/--no-slow", help="Evaluate slow thinking too (three times the work)."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where evaluation.json goes: the run's folder, unless other users are asked for."
+            help="Folder for evaluation.json. Default: the run's; required with --model, --data or "
+            "a --split other than test."
         ),
     ] = None,
 ) -> None:
     """Compare policies: random, popularity, untrained, anchored, reinforced.
 
-    NDCG, hit rate and MRR with 95 % bootstrap intervals, paired differences, the malformed
-    rate, and the split by user activity: on the screen, as evaluation.json and as plots.
+    Shows NDCG, hit rate and MRR with 95 % bootstrap intervals, paired
+    differences, the rate of malformed rankings, and a breakdown by user activity:
+    on the screen, as evaluation.json and as plots.
     """
     from starec_ray.config.recipe import build, load_recipe
     from starec_ray.jobs.evaluate import evaluate_models, trained_models  # loads Ray and torch

@@ -18,7 +18,7 @@ from starec_ray.run_dir import RunDir
 def rollouts(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     iteration: Annotated[
-        int | None, typer.Option(help="Which iteration; the last one by default.")
+        int | None, typer.Option(help="Which iteration; by default the last.")
     ] = None,
     kind: Annotated[
         Literal["rank", "reflect", "rank_again"] | None,
@@ -27,7 +27,7 @@ def rollouts(
     case: Annotated[str | None, typer.Option(help="Only this case id.")] = None,
     best: Annotated[bool, typer.Option("--best", help="Highest rewards first.")] = False,
     worst: Annotated[bool, typer.Option("--worst", help="Lowest rewards first.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many rollouts.")] = 8,
+    limit: Annotated[int, typer.Option(min=1, help="Print at most this many.")] = 8,
 ) -> None:
     """Print sampled rollouts: prompt, rationale, ranking with the target marked, reward."""
     if best and worst:

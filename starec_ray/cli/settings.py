@@ -12,15 +12,15 @@ from starec_ray.errors import ConfigError
 
 def settings(
     word: Annotated[
-        str, typer.Argument(help="Only settings with this in their name or meaning.")
+        str, typer.Argument(help="Only settings with this word in their name or meaning.")
     ] = "",
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="All of them as tables: docs/settings.md.")
+        bool, typer.Option("--markdown", help="All settings as tables, as in docs/settings.md.")
     ] = False,
 ) -> None:
-    """Print the settings of a recipe: what each means, its default, and what it may be.
+    """Print the settings of a recipe: their meanings, defaults and allowed values.
 
-    Any of them can be given on the command line: starec train RECIPE.yaml training.lr=1e-5.
+    Each can be given on the command line: starec train RECIPE.yaml training.lr=1e-5.
     """
     from starec_ray.config import reference  # loads Ray and torch, seconds
 

@@ -20,29 +20,33 @@ def submit(
     ],
     address: Annotated[
         str | None,
-        typer.Option(help="The head's dashboard, http://HOST:8265. [default: RAY_ADDRESS]"),
+        typer.Option(
+            help="The head's dashboard, http://HOST:8265. Default: RAY_API_SERVER_ADDRESS, else "
+            "RAY_ADDRESS."
+        ),
     ] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A variable of this machine to give to the job, such as HF_TOKEN; the "
+            help="An environment variable to pass on to the job, such as HF_TOKEN; the "
             "cluster's dashboard shows it.",
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option(help="Let the doctor look first; red ends the job at its start.")
+        bool, typer.Option(help="Let the doctor check first; anything red ends the job.")
     ] = True,
     follow: Annotated[
         bool, typer.Option(help="Show the log until the job ends; Ctrl-C leaves it running.")
     ] = True,
 ) -> None:
-    """Run a command on a cluster as a Ray job that goes on when this machine goes.
+    """Run a command on a cluster as a Ray job that keeps running if this machine disconnects.
 
         starec submit train RECIPE.yaml data.path=/mnt/shared/data --run-dir /mnt/shared/run
 
-    The recipe (and the space) travel with the job; everything else is named by absolute paths on
-    storage that every node sees, and the program is the one installed on the cluster.
+    The recipe (and the space) travel with the job; everything else is named by
+    absolute paths on storage that every node sees, and the program is the one
+    installed on the cluster.
     """
     if command not in COMMANDS:
         raise ConfigError(f"{command!r} can't be submitted; choose {', '.join(COMMANDS)}.")

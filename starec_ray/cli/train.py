@@ -13,50 +13,53 @@ from starec_ray.errors import ConfigError
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe; ready ones lie in recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe; ready-made ones are in recipes/.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...",
-            help="Replace keys of the recipe, e.g. training.lr=1e-5 or lr=1e-5.",
+            metavar="KEY=VALUE",
+            help="Override keys of the recipe, e.g. training.lr=1e-5 or lr=1e-5.",
         ),
     ] = None,
     run_dir: Annotated[
-        Path, typer.Option(help="Where everything that comes of the run is written.")
+        Path, typer.Option(help="Folder for everything that the run writes.")
     ] = Path("runs/latest"),
     traces: Annotated[
         list[str] | None,
         typer.Option(
-            help="A trace table for the anchor, 'bundled' or 'template', with or without kinds "
+            help="Traces for the anchor: a table, 'bundled' or 'template', with or without kinds "
             "(FILE:rank,reflect); may be given more than once."
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Empty a run folder that holds a run already.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the run in RUN_DIR and in run.checkpoint_storage."
+        ),
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from the newest checkpoint of the run in RUN_DIR."),
+        typer.Option("--resume", help="Resume the run in RUN_DIR from its newest checkpoint."),
     ] = False,
     from_: Annotated[
         str,
         typer.Option(
             "--from",
             metavar="CHECKPOINT",
-            help="With --resume: an earlier one, such as iteration-00030. Those after it are "
-            "removed.",
+            help="With --resume: an earlier checkpoint, such as iteration-00030. Those after it "
+            "are removed.",
         ),
     ] = "",
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check configuration, data and model, print the plan, start nothing."
+            "--dry-run", help="Check recipe, data and model, print the plan, and start nothing."
         ),
     ] = False,
 ) -> None:
-    """Train an agent by a recipe: stage one (anchor), stage two (reinforcement), evaluation.
+    """Train an agent from a recipe: stage one (anchor), stage two (reinforcement), evaluation.
 
-    The run directory then holds config.yaml, metrics.jsonl, rollouts/, tensorboard/,
+    RUN_DIR then holds config.yaml, metrics.jsonl, rollouts/, tensorboard/,
     checkpoints/, anchored_model/, model/ and evaluation.json.
     """
     if resume and overwrite:

@@ -9,36 +9,40 @@ from rich.console import Console
 
 
 def tune(
-    recipe: Annotated[Path, typer.Argument(help="What all trials have in common.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe that all trials share.")],
     space: Annotated[
-        Path, typer.Option(help="What varies: a search space; ready ones lie in recipes/spaces/.")
+        Path, typer.Option(help="What varies: a search space, such as those in recipes/spaces/.")
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Replace keys of the recipe, e.g. run.iterations=20."
+            metavar="KEY=VALUE", help="Override keys of the recipe, e.g. run.iterations=20."
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Where trials, table, plots and the best recipe go.")
+        Path, typer.Option(help="Folder for trials, table, plots and the best recipe.")
     ] = Path("runs/sweep"),
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Go on with a sweep that was stopped; finished trials stay. Tune unpickles what "
-            "lies in OUT, which may run any code: only folders of your own.",
+            help="Resume a stopped sweep; finished trials stay. Tune unpickles files in OUT, "
+            "which may run any code: resume only folders of your own.",
         ),
     ] = False,
 ) -> None:
     """Search a recipe's settings with Ray Tune: ASHA, PBT or Optuna, on a laptop or a cluster.
 
-    Trials are compared by run.metric (ndcg@10) on validation users, who are neither trained nor
-    tested on. A space names fields of the recipe and where to look:
+    Trials are compared by run.metric (ndcg@10 by default) on validation users,
+    who are neither trained nor tested on. A space names fields of the recipe and
+    the values to search:
 
-        space: {training.lr: {loguniform: [1.0e-6, 1.0e-4]}, training.group_size: {choice: [4, 8]}}
+        space:
+          training.lr: {loguniform: [1.0e-6, 1.0e-4]}
+          training.group_size: {choice: [4, 8]}
 
-    At the end OUT holds trials.csv, sweep.png, best.yaml (for `starec train`) and best_model/.
+    At the end OUT holds trials.csv, sweep.png, best.yaml (for `starec train`)
+    and best_model/.
     """
     from starec_ray.config.recipe import load_recipe  # loads Ray and torch, seconds
     from tune.space import load_space

@@ -38,21 +38,22 @@ class RunSettings:
     """Sets what the command does around the algorithm.
 
     Attributes:
-        seed: seeds all that is random in a run.
+        seed: seed for everything random in a run.
         iterations: GRPO iterations of stage two.
-        checkpoint_every: iterations of either stage between checkpoints, beside those after the
-            anchor and at the end; 0: only those.
-        keep_checkpoints: so many are kept, the newest, and beside them the best by `metric`, where
-            evaluation.evaluation_interval has validation users asked; 0 keeps all.
-        checkpoint_storage: an address (s3://bucket/folder, gs://…, whatever pyarrow or fsspec
-            knows) that holds a copy of those kept; a run folder without any goes on from there.
+        checkpoint_every: iterations between checkpoints, in either stage; there is always one
+            after the anchor and one at the end. 0: only those.
+        keep_checkpoints: how many of the newest checkpoints to keep, besides the best by
+            `run.metric` if `evaluation.evaluation_interval` is set; 0 keeps all.
+        checkpoint_storage: address (s3://bucket/folder, gs://…, anything that pyarrow or fsspec
+            knows) for copies of the kept checkpoints; a run folder that has none resumes from them.
         evaluate: evaluate all policies on the test users at the end.
-        evaluation_cases: test users asked; 0 takes all.
-        evaluate_slow_thinking: evaluate with slow thinking too (some three times the work).
-        metric: what a sweep compares trials by, and the best checkpoint is chosen by, on
-            validation users.
-        mode: whether the best trial has the most ("max") or the least ("min") of `metric`.
-        ray: arguments of `ray.init` where no cluster is running yet, such as num_cpus.
+        evaluation_cases: test users to evaluate on; 0 takes all.
+        evaluate_slow_thinking: evaluate with slow thinking too (about three times the work).
+        metric: metric on validation users by which a sweep compares trials and a run chooses its
+            best checkpoint.
+        mode: whether the highest ("max") or the lowest ("min") `run.metric` is best.
+        ray: arguments of `ray.init`, such as num_cpus, for the local Ray that starts if
+            RAY_ADDRESS names no cluster.
     """
 
     seed: int = 0

@@ -30,7 +30,7 @@ class OwnSections(AlgorithmConfig):
         """Sets the prepared data.
 
         Args:
-            path: a folder that `starec data prepare` wrote.
+            path: a data folder that `starec data prepare` wrote.
         """
         if path is not NotProvided:
             # Under Tune it may be a domain.
@@ -56,22 +56,23 @@ class OwnSections(AlgorithmConfig):
         max_rank_tokens: int = NotProvided,
         max_reflect_tokens: int = NotProvided,
     ) -> Self:
-        """Sets the language model, and how the agent speaks with it.
+        """Sets the language model and how the agent talks to it.
 
         Args:
-            name: an embedded model, a Hugging Face id, or a local folder.
-            dtype: "auto" takes bfloat16 where the hardware is fast at it, else float32.
-            max_model_len: window in tokens, prompt and reply together.
+            name: the language model: an embedded one, a Hugging Face id, or a local folder.
+            dtype: dtype of the model: "auto" takes bfloat16 where the hardware is fast at it, else
+                float32.
+            max_model_len: context window in tokens, for prompt and reply together.
             reply_format: how a ranking is written: "titles" lists the candidates best first,
-                "grades" joins a digit to each in the order shown.
-            think_before_ranking: ask for a short rationale before the ranking.
-            constrained_decoding: keep rankings whole while they are sampled; for fast thinking
-                without a rationale.
-            item_attributes: what a prompt shows of an item beside its title, of year, tags,
+                "grades" adds a digit to each in the order shown.
+            think_before_ranking: ask for a short rationale before each ranking.
+            constrained_decoding: constrain sampling so that every ranking is whole; only for fast
+                thinking without a rationale.
+            item_attributes: what a prompt shows of an item besides its title: any of year, tags,
                 people, popularity and likeness (to what the user liked lately).
-            history_shown: newest history items in a prompt; the summary covers the rest.
-            max_rank_tokens: longest reply of fast thinking.
-            max_reflect_tokens: longest reply of slow thinking.
+            history_shown: newest history items shown in a prompt; the summary covers the rest.
+            max_rank_tokens: longest reply of fast thinking, in tokens.
+            max_reflect_tokens: longest reply of slow thinking, in tokens.
         """
         if name is not NotProvided:
             self.model_name = name
@@ -102,28 +103,27 @@ class OwnSections(AlgorithmConfig):
         anchor_lr: float = NotProvided,
         anchor_updates_per_iteration: int = NotProvided,
     ) -> Self:
-        """Sets stage one: supervised learning of a teacher's traces.
+        """Sets stage one, the anchor: supervised training on a teacher's traces.
 
         Args:
-            traces: sources: Parquet files of `schemas.TRACES`, as `starec distill` writes them;
-                "bundled", the set that comes with the package, for the demo's data; "template",
-                the template teacher, who is the only one where none is named. Kinds may stand
-                behind a source, which gives no others then: "bundled:reflect,summarize".
-            trace_weights: weight in the loss of each kind (rank, reflect, summarize); 1 where
-                one isn't named, 0 leaves it out.
-            num_traces: how many traces to take (at most those there are), of each source in
-                turn.
-            held_out_trace_share: share of the traces' users to hold out; their NLL is measured
-                after each epoch.
-            anchor_validation_cases: validation users to rank for after each epoch; the best
-                epoch is kept, by NDCG@10, without these cases by the held-out NLL.
+            traces: sources of traces: Parquet files of `schemas.TRACES`, as `starec distill` writes
+                them; "bundled", the set that comes with the package, for the demo's data;
+                "template", the template teacher, which is used if no source is named. Kinds may
+                follow a source, which then gives only those: "bundled:reflect,summarize".
+            trace_weights: loss weight of each kind of trace (rank, reflect, summarize); a kind not
+                named has 1, and 0 leaves it out.
+            num_traces: maximum number of traces, taken from each source in turn.
+            held_out_trace_share: share of the traces' users to hold out; the NLL of their traces is
+                measured after each epoch.
+            anchor_validation_cases: validation users to rank for after each epoch, to keep the
+                epoch with the best NDCG@10; with 0, the held-out NLL decides.
             reflect_trace_share: share of the template teacher's traces that are reflections.
-            teacher_popularity_weight: how much the template teacher looks at popularity beside
+            teacher_popularity_weight: how much the template teacher weighs popularity, relative to
                 likeness to the history.
-            anchor_epochs: passes over the traces; 0 skips the stage.
-            anchor_batch_size: traces in one optimiser step.
-            anchor_lr: learning rate of this stage.
-            anchor_updates_per_iteration: optimiser steps in one `train()` call.
+            anchor_epochs: passes over the traces in stage one; 0 skips the stage.
+            anchor_batch_size: traces per optimiser step.
+            anchor_lr: learning rate of stage one.
+            anchor_updates_per_iteration: optimiser steps of stage one per `train()` call.
         """
         return self._take(
             traces=traces,
@@ -150,11 +150,11 @@ class OwnSections(AlgorithmConfig):
 
         Args:
             reward_shape: how the target's rank becomes a reward: in the paper's tiers, or
-                smoothly, as reciprocal rank or NDCG; a malformed ranking earns -1 in each.
-            credit_assignment: "reply" gives all tokens of a reply its advantage, as GRPO does;
-                "candidate", for constrained grades, gives each grade what it added to the
-                reward.
-            num_reward_actors: actors that hold the targets and score.
+                smoothly, as reciprocal rank or NDCG; a malformed ranking always earns -1.
+            credit_assignment: "reply" gives all tokens of a reply the same advantage, as GRPO
+                does; "candidate", for constrained grades only, credits each grade with what it
+                added to the reward.
+            num_reward_actors: actors that hold the targets and score rankings.
         """
         return self._take(
             reward_shape=reward_shape,

@@ -34,8 +34,8 @@ class STARecConfig(OwnSections):
     Sections of this system, in `OwnSections`: `data`, `model`, `anchor`, `rewards`. Sections of
     RLlib, with fields of this system added: `training`, `env_runners`, `learners`, `evaluation`,
     `fault_tolerance`.
-    Every field is a plain attribute under the name of the section's argument (but `data_path` and
-    `model_name`), so that Tune can search any.
+    Every field is a plain attribute with the name of the section's argument (except `data_path`
+    and `model_name`), so that Tune can vary any of them.
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -150,24 +150,24 @@ class STARecConfig(OwnSections):
         """Sets stage two: GRPO.
 
         Args:
-            cases_per_iteration: ranking prompts in one iteration (a batch of groups).
-            group_size: rollouts of one prompt.
-            reflect_share: share of the cases that go on to slow thinking, if the user has a
-                later case to follow up with.
-            temperature: of sampling; log-probs are those of this temperature.
-            kl_coeff: weight of the KL to the frozen anchor; 0 keeps no copy of it.
-            clip_low: ratios below 1 - clip_low are clipped.
-            clip_high: ratios above 1 + clip_high are clipped.
-            max_staleness: updates that the weights may make between the sampling of a rollout
-                and the update that learns from it. 0 samples and trains in turns, strictly
-                on-policy; from 1 on the next iterations are sampled while one trains, and the
-                clipped policy loss gives way to truncated importance sampling.
+            cases_per_iteration: ranking prompts per iteration, each with a group of rollouts.
+            group_size: rollouts per prompt.
+            reflect_share: share of an iteration's cases that go on to slow thinking; only cases
+                whose user has a later one can.
+            temperature: sampling temperature; log-probs are computed at it too.
+            kl_coeff: weight of the KL to the frozen anchor; with 0 no copy of it is kept.
+            clip_low: policy ratios below 1 - clip_low are clipped.
+            clip_high: policy ratios above 1 + clip_high are clipped.
+            max_staleness: how many updates the weights may make between the sampling of a rollout
+                and the update that learns from it. 0 alternates sampling and training,
+                strictly on-policy; from 1 on, the next iterations are sampled while one trains,
+                and truncated importance sampling replaces the clipped policy loss.
             ratio_cap: largest weight of a token under truncated importance sampling.
-            weight_decay: AdamW's, of both stages.
+            weight_decay: AdamW's weight decay, in both stages.
             warmup_steps: optimiser steps of linear warm-up, in each stage.
-            lr: learning rate of this stage: a number above 0, or a schedule [[step, value], …] that
-                begins with step 0; in between it goes in straight lines.
-            grad_clip: largest global gradient norm.
+            lr: learning rate of stage two: a number above 0, or a schedule [[step, value], …] that
+                begins at step 0, interpolated linearly.
+            grad_clip: largest global gradient norm; larger gradients are scaled down to it.
             **rllib: further arguments of RLlib's `training()`.
         """
         super().training(lr=lr, grad_clip=grad_clip, **rllib)
@@ -205,24 +205,24 @@ class STARecConfig(OwnSections):
         """Sets the vLLM env runners.
 
         Args:
-            kv_cache_gib: memory of the KV cache on a CPU, in GiB, of each of an engine's processes.
-            gpu_memory_utilization: vLLM's share of a GPU's memory.
+            kv_cache_gib: KV cache of an engine on a CPU, in GiB for each of its processes.
+            gpu_memory_utilization: share of a GPU's memory that vLLM takes.
             tensor_parallel_size: GPUs that one engine spans; without GPUs, processes.
-            max_num_seqs: sequences decoded at once.
-            weight_transfer: how weights come from the learners: "object_store" (everywhere),
-                "nccl" (broadcast between GPUs), "gloo" (broadcast between CPUs).
+            max_num_seqs: sequences that an engine decodes at once.
+            weight_transfer: how weights get from the learners to the env runners: "object_store"
+                (everywhere), "nccl" (broadcast between GPUs), "gloo" (broadcast between CPUs).
             sleep_while_learning: free the engines' GPUs while the learners learn (vLLM's sleep
-                mode), so that both can live on one: give each runner more than half of it (0.6)
+                mode), so that both can share one: give each env runner more than half of it (0.6)
                 and each learner the rest (0.4), and Ray puts one of each on every GPU.
-            compile_engine: have vLLM compile the model on a CPU too, as it does on GPUs: it decodes
-                a quarter faster, and each start of an engine takes most of a minute longer.
-            num_env_runners: engines, each an actor of its own.
-            num_cpus_per_env_runner: cores of each, and its threads where it has no GPU.
-            num_gpus_per_env_runner: GPUs of each: the size of its tensor parallelism, or a share
-                of one under `sleep_while_learning`; 0 runs it on cores.
-            custom_resources_per_env_runner: more that each takes, such as {env_runner_node: 1}
-                to place them on nodes that offer it.
-            sample_timeout_s: deadline of one sampling call.
+            compile_engine: have vLLM compile the model on a CPU too, as it does on GPUs: decoding
+                is a quarter faster, but each start of an engine takes most of a minute longer.
+            num_env_runners: vLLM engines, each an actor of its own.
+            num_cpus_per_env_runner: CPU cores per env runner, and its threads if it has no GPU.
+            num_gpus_per_env_runner: GPUs per env runner: its tensor_parallel_size, or a fraction
+                of one GPU under `sleep_while_learning`; 0 runs it on CPU cores.
+            custom_resources_per_env_runner: further Ray resources per env runner, such as
+                {env_runner_node: 1} to place it on nodes with that resource.
+            sample_timeout_s: deadline for one sampling call.
             **rllib: further arguments of RLlib's `env_runners()`.
         """
         super().env_runners(
@@ -258,16 +258,16 @@ class STARecConfig(OwnSections):
         """Sets the DeepSpeed learner group.
 
         Args:
-            zero_stage: ZeRO stage: 1, 2 or 3.
-            micro_batch_tokens: most tokens of one forward and backward on one learner, a prompt
-                once for its group.
-            gradient_checkpointing: recompute activations; slower, less memory.
+            zero_stage: DeepSpeed's ZeRO stage: 1, 2 or 3.
+            micro_batch_tokens: maximum number of tokens in one forward and backward pass on one
+                learner; a prompt counts once for its group.
+            gradient_checkpointing: recompute activations: slower, but takes less memory.
             num_learners: learners (ranks), each an actor of its own; 0 learns in the driver.
-            num_cpus_per_learner: cores of each, and its threads where it has no GPU.
-            num_gpus_per_learner: 1, or a share of one under `sleep_while_learning`; 0 runs it on
-                cores.
-            custom_resources_per_learner: more that each takes, such as {learner_node: 1} to
-                place them on nodes that offer it.
+            num_cpus_per_learner: CPU cores per learner, and its threads if it has no GPU.
+            num_gpus_per_learner: GPUs per learner: 1, or a fraction under `sleep_while_learning`;
+                0 runs it on CPU cores.
+            custom_resources_per_learner: further Ray resources per learner, such as
+                {learner_node: 1} to place it on nodes with that resource.
             **rllib: further arguments of RLlib's `learners()`.
         """
         super().learners(
@@ -290,12 +290,12 @@ class STARecConfig(OwnSections):
         validation_cases: int = NotProvided,
         **rllib: Any,
     ) -> Self:
-        """Sets the look at validation users during training; the env runners do it.
+        """Sets the evaluation on validation users during training; the env runners do it.
 
         Args:
-            evaluation_interval: `train()` calls, those of the anchor included, between two looks
-                at validation users; 0: never.
-            validation_cases: validation users asked at each look.
+            evaluation_interval: `train()` calls, including the anchor's, between two evaluations
+                on validation users; 0: never.
+            validation_cases: validation users in each evaluation during training.
             **rllib: further arguments of RLlib's `evaluation()`.
         """
         super().evaluation(evaluation_interval=evaluation_interval, **rllib)
@@ -317,25 +317,29 @@ class STARecConfig(OwnSections):
         min_entropy: float = NotProvided,
         **rllib: Any,
     ) -> Self:
-        """Sets deadlines, in seconds, and when a run has failed or collapsed, and ends.
+        """Sets deadlines, in seconds, and the limits at which a run ends as failed or collapsed.
 
         Args:
-            start_timeout_s: deadline of starts: how long env runners may take, or take to come
-                back; how long the learners may wait for their place, and then for their start.
-            update_timeout_s: deadline of one optimiser step, or one save.
-            reward_timeout_s: deadline of scoring one batch; an actor that hasn't by then is
-                ended, and what it was asked has as long again.
-            transfer_timeout_s: deadline of bringing weights to the env runners.
-            storage_timeout_s: deadline of one answer of the store of checkpoints
-                (`run.checkpoint_storage`): to a question, or to 16 MiB.
-            max_failures: so many actors may be lost, of all kinds together, within
+            start_timeout_s: deadline for starts: for env runners to start or to come back; for
+                learners to get their place on the cluster, and then again to start.
+            update_timeout_s: deadline for one call to the learners, such as an optimiser step or a
+                save.
+            reward_timeout_s: deadline for scoring one batch; an actor that misses it is ended, and
+                its share gets as long again.
+            transfer_timeout_s: deadline for bringing weights to the env runners.
+            storage_timeout_s: deadline for one answer from the checkpoint store
+                (`run.checkpoint_storage`): to a request, or to 16 MiB of data.
+            max_failures: how many actors, of all kinds together, may be lost within
                 `failure_window_s`; one more ends the run.
-            failure_window_s: the seconds within which `max_failures` counts losses.
-            max_skipped_steps: updates in a row whose gradient isn't finite, and which are left
-                out, that end the run.
-            max_kl: largest KL to the anchor, nats a token; a larger one ends the run. 0: no limit.
-            max_grad_norm: largest gradient norm, before clipping, of both stages; 0: no limit.
-            min_entropy: smallest entropy of the sampled tokens, nats; 0: no limit.
+            failure_window_s: window in seconds over which `max_failures` counts lost actors.
+            max_skipped_steps: number of updates skipped in a row, because their gradient isn't
+                finite, that ends the run.
+            max_kl: largest KL to the anchor, in nats per token; a larger one ends the run. 0: no
+                limit.
+            max_grad_norm: largest gradient norm before clipping, in both stages; a larger one ends
+                the run. 0: no limit.
+            min_entropy: smallest entropy of the sampled tokens, in nats; a smaller one ends the
+                run. 0: no limit.
             **rllib: further arguments of RLlib's `fault_tolerance()`: what happens to failed
                 runners.
         """

@@ -108,7 +108,8 @@ def make_job(name: str, arguments: Sequence[str], parameters: Mapping[str, Any])
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """The cluster's job server: of `address`, else of RAY_ADDRESS, else of this machine.
+    """The cluster's job server: of `address`, else where Ray looks for one: RAY_API_SERVER_ADDRESS,
+    RAY_ADDRESS, this machine.
 
     Raises:
         ConfigError: if none answers, or one that asks for another token.
@@ -116,7 +117,8 @@ def connect(address: str | None) -> JobSubmissionClient:
     if address:
         # Ray lets its variables override an address that is given.
         os.environ["RAY_API_SERVER_ADDRESS"] = address
-    where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+    variables = (os.environ.get(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
+    where = address or next(filter(None, variables), "this machine")
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
