@@ -65,9 +65,9 @@ def test_a_model_that_cannot_be_trained_is_told_of_before_anything_starts(
 ) -> None:
     model = write_capped_model(tiny_model, tmp_path / "model")
     recipe = tiny_recipe(small_world, model, None)
-    with pytest.raises(ConfigError, match=r"'gemma2'.* final_logit_softcapping"):
+    with pytest.raises(ConfigError, match=r"'gemma2'.*final_logit_softcapping"):
         print_plan(recipe, Console(quiet=True))
-    with pytest.raises(ConfigError, match=r"'gemma2'.* final_logit_softcapping"):
+    with pytest.raises(ConfigError, match=r"'gemma2'.*final_logit_softcapping"):
         train(recipe, tmp_path / "run", Console(quiet=True))
 
 

@@ -42,7 +42,7 @@ def hrm() -> PreTrainedModel:
     ("model", "why"),
     [
         (bloom, "'bloom': their attention can't be replaced"),
-        (gemma2, "'gemma2': their logits .* final_logit_softcapping"),
+        (gemma2, "'gemma2': their logits .*final_logit_softcapping"),
         (lambda: gemma2(final_logit_softcapping=None), "'gemma2': their attention has capped"),
         (gpt_oss, "'gpt_oss': their attention has sinks"),
         (hrm, "'hrm_text': transformers splits their published weights"),
