@@ -163,7 +163,7 @@ def _check_unused(config: Any) -> None:
         if getattr(config, field) != getattr(defaults, field):
             name = field.lstrip("_")
             raise ConfigError(
-                f"{name} is {getattr(config, field)!r}; it is RLlib's and means nothing here: "
+                f"{name} is {getattr(config, field)!r}; it is RLlib's and would do nothing here: "
                 f"{instead}."
             )
 

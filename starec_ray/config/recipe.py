@@ -14,6 +14,7 @@ import ray
 import yaml
 
 from starec_ray.config import STARecConfig
+from starec_ray.config.checks import RLLIB_UNUSED
 from starec_ray.config.fields import RUN_LOWEST, SECTIONS, RunSettings, attribute_of, known_fields
 from starec_ray.errors import ConfigError
 
@@ -105,6 +106,10 @@ def checked(section: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -
     keys = {}
     for key, value in given.items():
         if key not in fields:
+            if instead := RLLIB_UNUSED.get(key) or RLLIB_UNUSED.get(f"_{key}"):
+                raise ConfigError(
+                    f"{section}.{key} is RLlib's and would do nothing here: {instead}."
+                )
             names = {f"{s}.{k}": None for s, ks in known_fields().items() for k in ks}
             near = _nearest(key, fields) or _nearest(f"{section}.{key}", names)
             raise ConfigError(f"unknown key {section}.{key}{near or '.'}")
