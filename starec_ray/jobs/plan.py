@@ -1,6 +1,5 @@
 """What a run would start and need, without starting it (`starec train … --dry-run`)."""
 
-import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -45,12 +44,13 @@ def print_plan(recipe: Recipe, console: Console) -> None:
     config.check_inputs()
     dataset = Dataset.load(config.data_path)
     check_data(recipe, dataset)
-    check_learnable(config.model_name)
-    parameters, origin = count_parameters(config.model_name)
+    model = _without_weights(config.model_name)
     on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
     dtype = resolve_dtype(config.dtype, on_gpu)
-    with contextlib.suppress(OSError):  # then vLLM tells
+    if model is not None:
+        _check_trainable(model)
         check_engine(config, resolve_model(config.model_name), dtype)
+    parameters, origin = _count(config.model_name, model)
     console.print(
         f"data:   {config.data_path}: {len(dataset.items)} items, "
         + ", ".join(
@@ -120,10 +120,8 @@ def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str])
 def check_learnable(name: str) -> None:
     """Raises ConfigError if the learner can't train the model; where its config can't be fetched
     the learner itself tells."""
-    from learners.trainable import check_trainable  # loads modelling code, seconds
-
-    with contextlib.suppress(OSError):
-        check_trainable(_without_weights(name))
+    if (model := _without_weights(name)) is not None:
+        _check_trainable(model)
 
 
 def count_parameters(name: str) -> tuple[int, str]:
@@ -132,9 +130,17 @@ def count_parameters(name: str) -> tuple[int, str]:
     Where the model's config can't be fetched, the number that its name tells ("-7B"); without
     one 0.
     """
-    try:
-        model = _without_weights(name)
-    except OSError:
+    return _count(name, _without_weights(name))
+
+
+def _check_trainable(model: Any) -> None:
+    from learners.trainable import check_trainable  # loads modelling code, seconds
+
+    check_trainable(model)
+
+
+def _count(name: str, model: Any) -> tuple[int, str]:
+    if model is None:
         parameters = _parameters_in(name)
         told = "by its name" if parameters else "sizes unknown"
         return parameters, f"{told}: its config can't be fetched from here"
@@ -144,16 +150,19 @@ def count_parameters(name: str) -> tuple[int, str]:
 
 
 def _without_weights(name: str) -> Any:
-    """The causal language model of that name, on the device "meta".
+    """The causal language model of that name, on the device "meta"; None where its config can't
+    be fetched, which takes transformers half a minute to find out.
 
     Raises:
-        OSError: its config can't be fetched.
         ConfigError: it is no causal language model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_config = AutoConfig.from_pretrained(resolve_model(name))
+    try:
+        model_config = AutoConfig.from_pretrained(resolve_model(name))
+    except OSError:
+        return None
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(model_config)
