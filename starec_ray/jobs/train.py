@@ -234,7 +234,11 @@ def _iterate(
 
 
 def _score(line: Mapping[str, Any], recipe: Recipe) -> float | None:
-    """What a checkpoint after this iteration is worth, if validation users were asked."""
+    """What a checkpoint after this iteration is worth, if `evaluation_interval` had validation
+    users asked; those that are asked after an epoch of the anchor may be others."""
+    every = recipe.config.evaluation_interval
+    if not every or line["iteration"] % every:
+        return None
     value = line.get("validation", {}).get(recipe.run.metric)
     return value if value is None or recipe.run.mode == "max" else -value
 

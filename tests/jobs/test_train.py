@@ -131,3 +131,14 @@ def test_a_run_that_collapses_ends_with_its_batch_and_a_way_back_that_is_open(
     slower = load_recipe(command[0], [command[1]])
     assert slower.config.lr == 5e-5
     assert changed_keys(run.read_config(), resolved_sections(slower)) == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "iteration", "score"), [(0, 2, None), (2, 3, None), (2, 4, 0.7), (1, 3, 0.7)]
+)
+def test_checkpoints_are_compared_on_the_users_of_evaluation_interval_alone(
+    interval, iteration, score
+):
+    recipe = build({"evaluation": {"evaluation_interval": interval}, "run": {"metric": "mrr"}})
+    line = {"iteration": iteration, "validation": {"ndcg@10": 0.5, "mrr": 0.7}}
+    assert train._score(line, recipe) == score
