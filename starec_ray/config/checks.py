@@ -29,12 +29,13 @@ ONE_OF: dict[str, Collection] = {
 @dataclass(frozen=True, slots=True)
 class Range:
     """Which finite numbers a field may hold: those from `low` to `high`, without the ends that are
-    open."""
+    open; and why, where that doesn't go without saying."""
 
     low: float = 0
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
+    why: str = ""
 
     def __contains__(self, given: SupportsFloat) -> bool:
         value = float(given)
@@ -109,15 +110,17 @@ RANGES: dict[str, Range] = {
         ),
         Range(0),
     ),
-    "group_size": Range(2),  # advantages compare the rollouts of a group
-    "num_env_runners": Range(1),
-    "temperature": Range(0.01),  # vLLM takes it in the place of lower ones
+    "group_size": Range(2, why="advantages compare the rollouts of a group"),
+    "num_env_runners": Range(1, why="sampling needs at least one engine"),
+    "temperature": Range(0.01, why="vLLM takes 0.01 in the place of less"),
     "reflect_share": Range(0, 1),
     "reflect_trace_share": Range(0, 1),
-    "num_gpus_per_learner": Range(0, 1),
-    "held_out_trace_share": Range(0, 1, open_high=True),
+    "num_gpus_per_learner": Range(0, 1, why="a learner works with one GPU: take more learners"),
+    "held_out_trace_share": Range(0, 1, open_high=True, why="with 1 no trace is left to learn"),
     "gpu_memory_utilization": Range(0, 1, open_low=True),
-    "clip_low": Range(0, 1, open_low=True, open_high=True),
+    "clip_low": Range(
+        0, 1, open_low=True, open_high=True, why="ratios are clipped below 1 - clip_low"
+    ),
 }
 # RLlib's settings that would do nothing here, and what does.
 RLLIB_UNUSED = {
@@ -177,7 +180,8 @@ def _check_numbers(config: Any) -> None:
         if not isinstance(value, SupportsFloat) or not math.isfinite(value):
             raise _wrong(config, field, "it must be a finite number.")
         if value not in allowed:
-            raise _wrong(config, field, f"it must be {allowed}.")
+            why = f" ({allowed.why})" if allowed.why else ""
+            raise _wrong(config, field, f"it must be {allowed}{why}.")
 
 
 def _check_training(config: Any) -> None:

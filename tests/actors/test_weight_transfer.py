@@ -2,12 +2,7 @@
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.env_runner import VLLMEnvRunner
 from actors.weight_transfer.object_store import ObjectStorePublisher
@@ -16,6 +11,7 @@ from starec_ray.agent.tasks import RankTask
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
 from tests.exact_logprobs import largest_gap
+from tests.tiny_experts import tiny_experts
 
 pytestmark = pytest.mark.engine
 
@@ -54,25 +50,8 @@ def test_a_tensor_parallel_engine_gets_the_weights_in_all_of_its_parts(
 def test_an_engine_of_experts_gets_the_weights_of_each(
     small_world, tiny_model, tmp_path, ray_cluster
 ):
-    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    model = Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=32,
-            num_experts=4,
-            num_experts_per_tok=2,
-            moe_intermediate_size=64,
-            initializer_range=0.1,
-            max_position_embeddings=2048,
-            eos_token_id=tokenizer.eos_token_id,
-            dtype="float32",
-        )
-    )
+    model = tiny_experts(len(tokenizer), tokenizer.eos_token_id)
     model.save_pretrained(tmp_path / "before")
     tokenizer.save_pretrained(tmp_path / "before")
     config = (

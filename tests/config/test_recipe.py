@@ -73,7 +73,10 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
             "max_kl is 1.0; with kl_coeff 0",
         ),
         ({"anchor": {"num_traces": 0}}, "num_traces is 0; nothing is left to learn"),
-        ({"learners": {"num_gpus_per_learner": 2}}, "num_gpus_per_learner is 2"),
+        (
+            {"learners": {"num_gpus_per_learner": 2}},
+            "num_gpus_per_learner is 2; it must be from 0 to 1 .*take more learners",
+        ),
         (
             {
                 "learners": {"num_gpus_per_learner": 1, "num_learners": 0},

@@ -99,8 +99,13 @@ def test_an_engine_and_a_learner_take_turns_on_one(small_world, tiny_model, tmp_
     )
 
 
-@needs_gpus(2)
-def test_weights_are_broadcast_by_nccl(small_world, tiny_model, tmp_path, ray_cluster):
+@pytest.mark.parametrize(
+    ("num_learners", "zero_stage"),
+    [pytest.param(1, 2, marks=needs_gpus(2)), pytest.param(2, 3, marks=needs_gpus(3))],
+)
+def test_weights_are_broadcast_by_nccl(
+    small_world, tiny_model, tmp_path, ray_cluster, num_learners, zero_stage
+):
     check_run(
         small_world,
         tiny_model,
@@ -111,21 +116,9 @@ def test_weights_are_broadcast_by_nccl(small_world, tiny_model, tmp_path, ray_cl
             "gpu_memory_utilization": 0.5,
             "weight_transfer": "nccl",
         },
-        learners={"num_learners": 1, "num_gpus_per_learner": 1},
-    )
-
-
-@needs_gpus(3)
-def test_learners_share_the_weights_by_zero_3(small_world, tiny_model, tmp_path, ray_cluster):
-    check_run(
-        small_world,
-        tiny_model,
-        tmp_path,
-        env_runners={
-            "num_env_runners": 1,
-            "num_gpus_per_env_runner": 1,
-            "gpu_memory_utilization": 0.5,
-            "weight_transfer": "nccl",
+        learners={
+            "num_learners": num_learners,
+            "num_gpus_per_learner": 1,
+            "zero_stage": zero_stage,
         },
-        learners={"num_learners": 2, "num_gpus_per_learner": 1, "zero_stage": 3},
     )

@@ -8,12 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learners.learner import lr_at
 from learners.tensor_files import TensorReader, TensorWriter
@@ -26,6 +21,7 @@ from tests.learners.samples import (
     make_sequences,
     weights_of,
 )
+from tests.tiny_experts import tiny_experts
 
 pytestmark = pytest.mark.engine
 
@@ -291,20 +287,8 @@ def test_a_publisher_reads_all_weights_under_their_hugging_face_names(tiny_llama
 def test_experts_are_trained_together_and_published_one_by_one(
     tiny_llama, mixed_sequences, tmp_path, zero_stage
 ):
-    config = Qwen3MoeConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        initializer_range=0.1,
-    )
     published = tmp_path / "published"
-    Qwen3MoeForCausalLM(config).save_pretrained(published)
+    tiny_experts(VOCABULARY, eos_token_id=2).save_pretrained(published)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(published)
     before = load_file(published / "model.safetensors")
     learner = local_learner(published, zero_stage=zero_stage)
