@@ -22,13 +22,15 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from learners.attention import FamilySpan, GroupSpan, attention_mask, packed_groups_attention
+from learners.attention import attention_mask, packed_groups_attention
 from learners.attention_kernels import attend, gradients
+from learners.packed_attention import packed_layout
+from learners.spans import FamilySpan, GroupSpan
 from starec_ray.cluster.host_memory import keep_freed_memory
 
 SHAPES = ["290:4:26:2", "290:4:26:8", "290:4:26:8:85", "330:8:63:1", "1200:8:79:1"]
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-HEADS, SIZE, WIDTH, INNER, TOKENS = 9, 64, 576, 1536, 800
+HEADS, KEY_HEADS, SIZE, WIDTH, INNER, TOKENS = 9, 3, 64, 576, 1536, 800
 
 
 def cpu_seconds(*tasks: Callable[[], object], repeats: int) -> list[float]:
@@ -56,17 +58,17 @@ def compare(shape: str, dtype: str, repeats: int) -> dict[str, object]:
         families = [FamilySpan(span.start, 0, (span,)) for span in spans]
     mask = attention_mask(families, torch.tensor(positions), None)
     query, key, value = (
-        torch.randn(1, HEADS, len(positions), SIZE, dtype=DTYPES[dtype], requires_grad=True)
-        for _ in range(3)
+        torch.randn(1, heads, len(positions), SIZE, dtype=DTYPES[dtype], requires_grad=True)
+        for heads in (HEADS, KEY_HEADS, KEY_HEADS)
     )
     gradient = torch.randn_like(query)
-    module = torch.nn.Module()
+    module, layout = torch.nn.Module(), packed_layout(families)
 
     def masked() -> torch.Tensor:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
 
     def packed() -> torch.Tensor:
-        out, _ = packed_groups_attention(module, query, key, value, None, family_spans=families)
+        out, _ = packed_groups_attention(module, query, key, value, None, packed=layout)
         return out.transpose(1, 2)
 
     before, after = cpu_seconds(
@@ -80,8 +82,8 @@ def compare(shape: str, dtype: str, repeats: int) -> dict[str, object]:
 def compare_gradients(shape: str, repeats: int) -> dict[str, object]:
     """Milliseconds of both ways, and how far they lie apart, by the flash kernel's norm."""
     prompt, answers, added, *_ = map(int, shape.split(":"))
-    query, grad = (torch.randn(1, HEADS, answers * added, SIZE) for _ in range(2))
-    key, value = (torch.randn(1, HEADS, prompt, SIZE) for _ in range(2))
+    query, grad = (torch.randn(1, answers * added, HEADS, SIZE) for _ in range(2))
+    key, value = (torch.randn(1, prompt, KEY_HEADS, SIZE) for _ in range(2))
     options: dict[str, Any] = {"causal": False, "scaling": SIZE**-0.5}
     tensors = (grad, query, key, value, *attend(query, key, value, **options))
     ways = [

@@ -1,20 +1,26 @@
 """Causal and full attention on a CPU: the output with its log-sum-exp, and gradients from both.
 
-They take query, key and value (B, H, Q or K, D) and give log-sum-exps (B, H, Q) of the scaled
-scores. The gradients may be those of a part of the keys alone: with the output and log-sum-exp of
-all of them, the parts' gradients add up.
+Tokens come before heads, as the layers around have them in memory: N pieces side by side of T
+queries (N, T, H, D), and of their keys and values (N, U, K, D), of whose K heads each serves H / K
+heads of the queries. Log-sum-exps are those of the scaled scores, (N, T, H). The gradients may be
+those of a part of the keys alone: with the output and log-sum-exp of all of them, the parts'
+gradients add up.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from starec_ray.models.resolve import multiplies_bfloat16
 
-QUERIES = 256  # of a tile of scores, whose size is that of a processor's cache
-TILE_SCORES = 2**20
+# Of a tile of scores: the queries where they are causal, and the scores of all heads and pieces.
+# A processor's cache holds two such tiles.
+QUERIES, TILE_SCORES = 192, 3 * 2**20
+# Queries. Of fewer causal ones the flash kernel is faster than products.
+LEAST_FOR_PRODUCTS = 128
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -23,8 +29,11 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 def attend(
     query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Output (B, H, Q, D) and log-sum-exps, float32 for bfloat16."""
-    return _flash(query, key, value, 0.0, causal, scale=scaling)
+    """Output (N, T, H, D) and log-sum-exps, float32 for bfloat16."""
+    key, value = (for_each_query_head(t, query) for t in (key, value))
+    heads_first = (t.transpose(1, 2) for t in (query, key, value))
+    out, lse = _flash(*heads_first, 0.0, causal, scale=scaling)
+    return out.transpose(1, 2), lse.transpose(1, 2)
 
 
 def gradients(
@@ -39,14 +48,20 @@ def gradients(
     scaling: float,
     by_products: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of query, key and value, from the output's (B, H, Q, D); float32 or float64.
+    """Of query, key and value, from the output's (N, T, H, D); float32 or float64.
 
-    `by_products` are float32's alone, which may be rounded as bfloat16's are on their way: where
-    `products_pay` they are faster than the flash kernel.
+    `by_products`, of float32 alone, allows products that are rounded as bfloat16's on their way:
+    where `products_pay` and pieces are long they are faster than the flash kernel.
     """
-    if by_products:
+    if by_products and not (causal and query.shape[1] < LEAST_FOR_PRODUCTS):
         return _by_products(grad, query, key, value, out, lse, causal, scaling)
-    return _flash_backward(grad, query, key, value, out, lse, 0.0, causal, scale=scaling)
+    heads = key.shape[2]
+    key, value = (for_each_query_head(t, query) for t in (key, value))
+    heads_first = (t.transpose(1, 2) for t in (grad, query, key, value, out, lse))
+    found = _flash_backward(*heads_first, 0.0, causal, scale=scaling)
+    d_query, *of_keys = (t.transpose(1, 2) for t in found)
+    d_key, d_value = (t.unflatten(2, (heads, -1)).sum(dim=3) for t in of_keys)
+    return d_query, d_key, d_value
 
 
 def products_pay(dtype: torch.dtype) -> bool:
@@ -54,51 +69,70 @@ def products_pay(dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and multiplies_bfloat16()
 
 
+def for_each_query_head(key: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (…, K, D) → (…, H, D): each as often as heads of the query share it."""
+    sharing = query.shape[-2] // key.shape[-2]
+    return key if sharing == 1 else key.repeat_interleave(sharing, dim=-2)
+
+
 def _by_products(grad, query, key, value, out, lse, causal, scaling):
-    """Batched products, tile by tile (FlashAttention-2, arXiv 2307.08691, Algorithm 2)."""
-    batch, others = query.shape[:2], (grad, query, key, value, out)
-    grad, query, key, value, out = (tensor.flatten(0, 1) for tensor in others)
-    delta = (grad * out).sum(dim=-1, keepdim=True)
-    normaliser = lse.flatten(0, 1)[..., None]
-    d_query, d_key, d_value = (
-        torch.empty_like(query),
-        torch.zeros_like(key),
-        torch.zeros_like(value),
+    """Batched products, tile by tile (FlashAttention-2, arXiv 2307.08691, Algorithm 2).
+
+    P = N·K products at once, whose rows are the queries of the S heads that share a key head.
+    """
+    heads = key.shape[2]
+    delta = (grad * out).sum(dim=-1)
+    grad_PSTD, query_PSTD, delta_PST, lse_PST = (
+        t.unflatten(2, (heads, -1)).movedim(1, 3).flatten(0, 1) for t in (grad, query, delta, lse)
     )
+    key_PUD, value_PUD = (t.transpose(1, 2).flatten(0, 1) for t in (key, value))
+    d_query = torch.empty_like(query_PSTD)
+    d_key, d_value = torch.zeros_like(key_PUD), torch.zeros_like(value_PUD)
+    (products, sharing, length, _), keys = query_PSTD.shape, key_PUD.shape[1]
+    most = QUERIES if causal else max(QUERIES, TILE_SCORES // (products * sharing * keys))
+    block = -(-length // max(1, round(length / most)))
+    together = min(products, max(1, TILE_SCORES // (sharing * block * keys)))
+    later = torch.full((block, block), -torch.inf).triu_(1) if causal else None
+    rooms = _rooms(max(TILE_SCORES, together * sharing * block * keys))
     with _fast_products():
-        for own, seen, later in _tiles(query, key, causal):
+        for some, own, seen in _tiles(products, together, length, block, None if causal else keys):
             # oneDNN would copy slices for each product that they are in.
-            g, q, k, v = (t.contiguous() for t in (grad[own], query[own], key[seen], value[seen]))
-            odds = torch.bmm(q, k.mT).mul_(scaling).sub_(normaliser[own])
+            g, q = (t[some, :, own].flatten(1, 2).contiguous() for t in (grad_PSTD, query_PSTD))
+            k, v = (t[some, seen].contiguous() for t in (key_PUD, value_PUD))
+            normaliser, d = (t[some, :, own].flatten(1, 2)[..., None] for t in (lse_PST, delta_PST))
+            size = (len(q), q.shape[1], k.shape[1])
+            odds, d_scores = (room[: size[0] * size[1] * size[2]].view(size) for room in rooms)
+            q = q * scaling
+            torch.bmm(q, k.mT, out=odds).sub_(normaliser)
             if later is not None:
-                odds[:, :, -later.shape[1] :] += later
+                queries = own.stop - own.start
+                diagonal = odds.unflatten(1, (sharing, queries))[..., own]
+                diagonal += later[:queries, :queries]
             odds.exp_()
-            d_value[seen] += torch.bmm(odds.mT, g)
-            d_scores = torch.bmm(g, v.mT).sub_(delta[own]).mul_(odds)
-            d_query[own] = torch.bmm(d_scores, k)
-            d_key[seen] += torch.bmm(d_scores.mT, q)
-    found = (d_query.mul_(scaling), d_key.mul_(scaling), d_value)
-    d_query, d_key, d_value = (tensor.unflatten(0, batch) for tensor in found)
+            d_value[some, seen] += torch.bmm(odds.mT, g)
+            torch.bmm(g, v.mT, out=d_scores).sub_(d).mul_(odds)
+            d_query[some, :, own] = torch.bmm(d_scores, k).unflatten(1, (sharing, -1))
+            d_key[some, seen] += torch.bmm(d_scores.mT, q)
+    d_query = d_query.mul_(scaling).unflatten(0, (-1, heads)).movedim(3, 1).flatten(2, 3)
+    d_key, d_value = (t.unflatten(0, (-1, heads)).transpose(1, 2) for t in (d_key, d_value))
     return d_query, d_key, d_value
 
 
 def _tiles(
-    query_HQD: Tensor, key_HKD: Tensor, causal: bool
-) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], Tensor | None]]:
-    """Heads and queries, heads and the keys they see, and what the last of the scores get added
-    where queries are causal."""
-    (heads, queries, _), keys = query_HQD.shape, key_HKD.shape[1]
-    size = min(queries, QUERIES)
-    later = torch.full((size, size), -torch.inf).triu_(1) if causal else None
-    for start in range(0, queries, size):
-        end = min(start + size, queries)
-        seen = end if causal else keys
-        tiles = -(-heads * (end - start) * seen // TILE_SCORES)
-        together = -(-heads // tiles)  # few sizes, for each of which oneDNN keeps a kernel
-        barred = None if later is None else later[: end - start, : end - start]
-        for head in range(0, heads, together):
-            of_heads = slice(head, head + together)
-            yield (of_heads, slice(start, end)), (of_heads, slice(0, seen)), barred
+    products: int, together: int, length: int, block: int, keys: int | None
+) -> Iterator[tuple[slice, slice, slice]]:
+    """Some of the products, some of their queries, and the keys that those see: all of so many, or
+    as many as there are queries until then."""
+    for first in range(0, products, together):
+        for start in range(0, length, block):
+            end = min(start + block, length)
+            yield slice(first, first + together), slice(start, end), slice(0, keys or end)
+
+
+@lru_cache(maxsize=1)
+def _rooms(scores: int) -> tuple[Tensor, Tensor]:
+    """Where tiles are computed: kept, so that tile after tile meets the same place in the cache."""
+    return torch.empty(scores), torch.empty(scores)
 
 
 @contextmanager

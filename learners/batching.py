@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from learners.attention import FamilySpan, GroupSpan
 from learners.families import Family, families
 from learners.groups import COMPONENTS, Group, read_groups, split
+from learners.spans import FamilySpan, GroupSpan
 
 
 @dataclass(frozen=True, slots=True)

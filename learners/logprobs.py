@@ -7,11 +7,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import PreTrainedModel
 
-from learners.attention import (
-    PACKED_GROUPS,
-    FamilySpan,
-    attention_arguments,
-)
+from learners.attention import PACKED_GROUPS, attention_arguments
+from learners.spans import FamilySpan
 from learners.trainable import check_trainable
 
 # Gradients of logits held at once, for one product of all of them. In float32 they take 256 MiB,
@@ -73,7 +70,7 @@ class _TokenLogProbs(Function):
         scales_N = grad_N / temperatures_N
         of_targets_N = scales_N * -torch.expm1(logprobs_N)
         grad_hidden_ND = torch.zeros_like(hidden_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        grad_weight_VD: Tensor | None = None
         for chunk in _slices(len(hidden_ND), max(1, CHUNK_LOGITS // len(weight_VD))):
             hidden_CD, scales_C = hidden_ND[chunk], scales_N[chunk]
             grad_CV = hidden_CD.new_empty(len(hidden_CD), len(weight_VD))
@@ -84,9 +81,16 @@ class _TokenLogProbs(Function):
                     )
                     odds_RT = logits_RT.sub_(normaliser_N[chunk][rows, None]).exp_()
                     grad_CV[rows, tile] = odds_RT.mul_(-scales_C[rows, None])
-            grad_CV.scatter_(1, targets_N[chunk, None], of_targets_N[chunk, None].to(grad_CV.dtype))
+            rows_C = torch.arange(len(hidden_CD), device=hidden_CD.device)
+            grad_CV[rows_C, targets_N[chunk]] = of_targets_N[chunk].to(grad_CV.dtype)
             grad_hidden_ND[chunk] = grad_CV @ weight_VD
-            grad_weight_VD += grad_CV.T @ hidden_CD
+            of_chunk_VD = grad_CV.T @ hidden_CD
+            if grad_weight_VD is None:
+                grad_weight_VD = of_chunk_VD
+            else:  # in float32, for parts are many
+                grad_weight_VD = grad_weight_VD.float().add_(of_chunk_VD)
+        if grad_weight_VD is None:  # no target
+            grad_weight_VD = torch.zeros_like(weight_VD)
         return grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype), None, None, None
 
 
