@@ -52,6 +52,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
         temperature: float,
         seed: int,
         weight_version: int,
+        numbers: Sequence[int] | None = None,
     ) -> pa.Table:
         """Rollouts of all tasks in one request to the engine, by task then rollout.
 
@@ -60,8 +61,11 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             rollouts: answers to each prompt, whose prefix is computed once.
             temperature: 0 is greedy, and ranks by expected grades where candidates are graded;
                 above it no top-p and no top-k cut the distribution.
-            seed: the same tasks, weights and seed give the same answers.
+            seed: the same tasks, weights, seed and numbers give the same answers.
             weight_version: the version that the engine must hold.
+            numbers: each task's number among all that are asked for with this seed, here or on
+                other runners; no two draw alike. By default these are all. (On CPUs the engine
+                draws for all of them from one generator, seeded by the first.)
 
         Returns:
             `schemas.ROLLOUTS`.
@@ -79,6 +83,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             )
         if temperature == 0 and rollouts != 1:
             raise ConfigError("greedy answers are all the same: ask for 1 rollout, not more.")
+        numbers = range(len(tasks)) if numbers is None else numbers
         prompts = [self.agent.prompt(task, self._count_tokens) for task in tasks]
         token_ids = [prompt_ids(self.tokenizer, prompt.messages) for prompt in prompts]
         forms = [self.agent.reply_form(task, self.tokenizer) for task in tasks]
@@ -89,7 +94,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                 f"to {longest} tokens here: raise it."
             )
         expecting = temperature == 0 and self.agent.grades_candidates
-        self.llm.collective_rpc("seed_sampling", args=(seed,))
+        self.llm.collective_rpc("seed_sampling", args=(seed + next(iter(numbers), 0),))
         answers = self.llm.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in token_ids],
             [
@@ -103,7 +108,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                     logprobs=len(GRADES) if expecting else 0,
                     extra_args={REPLY_FORM: form.plain()} if form else None,
                 )
-                for number, (task, form) in enumerate(zip(tasks, forms, strict=True))
+                for number, task, form in zip(numbers, tasks, forms, strict=True)
             ],
             use_tqdm=False,
         )

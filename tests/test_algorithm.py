@@ -155,11 +155,20 @@ def test_a_runner_that_hangs_and_whose_restart_fails_is_made_anew(
     pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
     os.kill(pid, signal.SIGSTOP)
     tiny_model.rename(tmp_path / "away")  # what it starts from
+    call, numbers = runners._call, []
+
+    def noted(method, arguments, timeout_s):
+        if method == "sample":
+            numbers.append([each["numbers"] for each in arguments.values()])
+        return call(method, arguments, timeout_s)
+
+    monkeypatch.setattr(runners, "_call", noted)
     try:
         whole = runners.sample(TASKS, rollouts=2, temperature=1.0, seed=2, ledger=ledger)
         assert whole["task"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3]
         assert (ledger.asked, ledger.finished) == (8, 8)
         assert ledger.lost == ledger.asked_again > 0
+        assert numbers == [[[0, 1], [2, 3]], [[0, 1]]]  # they draw as they would have before
         wait_until_gone(pid)
         state = partial(ray._private.state.actors, actor._actor_id.hex())
         wait_until(lambda: state()["State"] == "DEAD", LIMIT_S, "its restart still goes on")

@@ -128,7 +128,8 @@ class RunnerPool:
                         "tasks": [task for _, task in share],
                         "rollouts": rollouts,
                         "temperature": temperature,
-                        "seed": seed + share[0][0],
+                        "seed": seed,
+                        "numbers": [number for number, _ in share],
                         "weight_version": self.weight_version,
                     }
                     for runner, share in shares.items()

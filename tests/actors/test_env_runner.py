@@ -161,6 +161,17 @@ def test_the_same_seed_gives_the_same_rollouts_and_another_seed_others(runner, t
     assert replies(7) == replies(7) != replies(8)
 
 
+def test_tasks_asked_again_draw_by_their_numbers_not_as_others_did(runner, tiny_model):
+    runner.load_model(str(tiny_model), version=3)
+
+    def replies(seed, numbers):
+        options = {"rollouts": 4, "temperature": 1.0, "weight_version": 3}
+        table = runner.sample(TASKS[-1:], seed=seed, numbers=numbers, **options)
+        return table["reply_ids"].to_pylist()
+
+    assert replies(7, [1]) == replies(8, [0]) != replies(7, [0])
+
+
 def test_a_runner_never_samples_with_weights_of_another_version(runner, tiny_model):
     runner.load_model(str(tiny_model), version=4)
     with pytest.raises(StaleWeightsError, match="version 4, version 5 was asked for"):
