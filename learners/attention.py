@@ -2,9 +2,9 @@
 
 Groups whose prompts begin alike are a family: their opening lies once in front of them. A token
 sees its family's opening, its group's prompt and its own reply, itself and before. On CPUs
-`learners.packed_attention` computes that and no more; on GPUs FlexAttention skips the blocks that
-the mask leaves empty. Where a layer's window is shorter than a sequence, the CPU falls back to SDPA
-under the mask.
+`learners.packed_attention` computes that and little more; on GPUs FlexAttention skips the blocks
+that the mask leaves empty. Where a layer's window is shorter than a sequence, the CPU falls back to
+SDPA under the mask.
 """
 
 from collections.abc import Callable, Sequence
@@ -123,7 +123,7 @@ def packed_groups_attention(
     packed: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' interface of attention, out (B, W, H, D). Without spans or mask: causal."""
+    """transformers' interface of attention, out (B, W, H, D). Without mask or `packed`: causal."""
     if isinstance(attention_mask, BlockMask):
         return flex_attention_forward(
             module, query_BHWD, key_BKWD, value_BKWD, attention_mask, scaling=scaling, **kwargs

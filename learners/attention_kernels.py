@@ -9,21 +9,22 @@ gradients add up.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from threading import local
 
 import torch
 from torch import Tensor
 
 from starec_ray.models.resolve import multiplies_bfloat16
 
-# Of a tile of scores: the queries where they are causal, and the scores of all heads and pieces.
-# A processor's cache holds two such tiles.
+# Of a tile of scores: about how many queries where they are causal, and the scores of all heads and
+# pieces. A processor's cache holds two such tiles.
 QUERIES, TILE_SCORES = 192, 3 * 2**20
 # Queries. Of fewer causal ones the flash kernel is faster than products.
 LEAST_FOR_PRODUCTS = 128
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_kept = local()
 
 
 def attend(
@@ -92,7 +93,8 @@ def _by_products(grad, query, key, value, out, lse, causal, scaling):
     most = QUERIES if causal else max(QUERIES, TILE_SCORES // (products * sharing * keys))
     block = -(-length // max(1, round(length / most)))
     together = min(products, max(1, TILE_SCORES // (sharing * block * keys)))
-    later = torch.full((block, block), -torch.inf).triu_(1) if causal else None
+    together = -(-products // -(-products // together))  # as even as can be
+    later = query.new_full((block, block), -torch.inf).triu_(1) if causal else None
     rooms = _rooms(max(TILE_SCORES, together * sharing * block * keys))
     with _fast_products():
         for some, own, seen in _tiles(products, together, length, block, None if causal else keys):
@@ -129,10 +131,11 @@ def _tiles(
             yield slice(first, first + together), slice(start, end), slice(0, keys or end)
 
 
-@lru_cache(maxsize=1)
 def _rooms(scores: int) -> tuple[Tensor, Tensor]:
-    """Where tiles are computed: kept, so that tile after tile meets the same place in the cache."""
-    return torch.empty(scores), torch.empty(scores)
+    """Where tiles are computed, of this thread: kept, so that the cache keeps them too."""
+    if not hasattr(_kept, "rooms") or len(_kept.rooms[0]) < scores:
+        _kept.rooms = tuple(torch.empty(scores, dtype=torch.float32) for _ in range(2))
+    return _kept.rooms
 
 
 @contextmanager

@@ -84,11 +84,11 @@ class _TokenLogProbs(Function):
             rows_C = torch.arange(len(hidden_CD), device=hidden_CD.device)
             grad_CV[rows_C, targets_N[chunk]] = of_targets_N[chunk].to(grad_CV.dtype)
             grad_hidden_ND[chunk] = grad_CV @ weight_VD
-            of_chunk_VD = grad_CV.T @ hidden_CD
             if grad_weight_VD is None:
-                grad_weight_VD = of_chunk_VD
-            else:  # in float32, for parts are many
-                grad_weight_VD = grad_weight_VD.float().add_(of_chunk_VD)
+                grad_weight_VD = grad_CV.T @ hidden_CD
+            else:  # of many parts: a sum in float32 at least
+                exact = torch.promote_types(grad_weight_VD.dtype, torch.float32)
+                grad_weight_VD = grad_weight_VD.to(exact).add_(grad_CV.T @ hidden_CD)
         if grad_weight_VD is None:  # no target
             grad_weight_VD = torch.zeros_like(weight_VD)
         return grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype), None, None, None

@@ -1,4 +1,4 @@
-"""Attention of packed groups on a CPU: nothing that a mask would blank out is computed.
+"""Attention of packed groups on a CPU, without a mask and what it would blank out.
 
 A micro-batch's row is cut into stretches: openings, prompts and replies. Each attends causally to
 itself, stretches of about one length side by side; then, to what lies before them, the tokens of a

@@ -25,7 +25,9 @@ from starec_ray.errors import ConfigError
 
 HEADS, KEY_HEADS, SIZE, SCALING = 4, 2, 16, 0.3
 Shape = list[tuple[int, list[tuple[int, list[int]]]]]
-groups = st.tuples(st.integers(1, 40), st.lists(st.integers(1, 12), max_size=5))
+groups = st.tuples(
+    st.integers(1, 40) | st.integers(85, 100), st.lists(st.integers(1, 12), max_size=5)
+)
 families = st.tuples(st.integers(0, 30), st.lists(groups, min_size=1, max_size=3))
 shapes = st.lists(families, min_size=1, max_size=3)
 ONE_OF_EACH: Shape = [(0, [(50, [7, 9, 9])]), (25, [(20, [4]), (6, [3, 3]), (9, [])])]
@@ -47,11 +49,14 @@ def lay_out(shape: Shape) -> tuple[list[FamilySpan], Tensor]:
     return spans, torch.tensor(positions)
 
 
-def inputs(width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(
+    width: int, dtype: torch.dtype = torch.float32, key_heads: int = KEY_HEADS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As a model's layers give them: tokens come before heads in memory."""
     torch.manual_seed(width)
     return tuple(
-        torch.randn(1, heads, width, SIZE, dtype=dtype, requires_grad=True)
-        for heads in (HEADS, KEY_HEADS, KEY_HEADS)
+        torch.randn(1, width, heads, SIZE, dtype=dtype).transpose(1, 2).requires_grad_()
+        for heads in (HEADS, key_heads, key_heads)
     )
 
 
@@ -66,12 +71,16 @@ def with_gradients(out: Tensor, tensors: tuple[Tensor, ...]) -> list[Tensor]:
     return [out, *torch.autograd.grad(out, tensors, torch.randn(out.shape, dtype=out.dtype))]
 
 
-@given(shapes, st.sampled_from([(torch.float64, 1e-12), (torch.float32, 1e-5)]))
+@given(
+    shapes,
+    st.sampled_from([(torch.float64, 1e-12), (torch.float32, 1e-5)]),
+    st.sampled_from([1, KEY_HEADS, HEADS]),
+)
 @settings(max_examples=60)
-def test_out_and_gradients_equal_those_under_a_mask(shape, dtype_and_tolerance):
+def test_out_and_gradients_equal_those_under_a_mask(shape, dtype_and_tolerance, key_heads):
     dtype, tolerance = dtype_and_tolerance
     spans, positions = lay_out(shape)
-    tensors = inputs(len(positions), dtype)
+    tensors = inputs(len(positions), dtype, key_heads)
     expected = under_mask(*tensors, attention_mask(spans, positions, None))
     out, _ = packed_groups_attention(
         torch.nn.Module(), *tensors, None, scaling=SCALING, packed=packed_layout(spans)
@@ -103,7 +112,7 @@ def test_bfloat16_differs_by_its_rounding_alone(amx, products, monkeypatch):
         with_gradients(expected, exact),
         strict=True,
     ):
-        torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=2e-2)
+        torch.testing.assert_close(found.float(), wanted, atol=3e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("what", ["s_aux", "softcap", "position_bias"])
