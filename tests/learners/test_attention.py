@@ -49,13 +49,17 @@ def lay_out(shape: Shape) -> tuple[list[FamilySpan], Tensor]:
     return spans, torch.tensor(positions)
 
 
+def tokens_first(tensor_BHWD: Tensor) -> Tensor:
+    return tensor_BHWD.transpose(1, 2).contiguous().transpose(1, 2)
+
+
 def inputs(
     width: int, dtype: torch.dtype = torch.float32, key_heads: int = KEY_HEADS
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As a model's layers give them: tokens come before heads in memory."""
     torch.manual_seed(width)
     return tuple(
-        torch.randn(1, width, heads, SIZE, dtype=dtype).transpose(1, 2).requires_grad_()
+        tokens_first(torch.randn(1, heads, width, SIZE, dtype=dtype)).requires_grad_()
         for heads in (HEADS, key_heads, key_heads)
     )
 
@@ -112,7 +116,7 @@ def test_bfloat16_differs_by_its_rounding_alone(amx, products, monkeypatch):
         with_gradients(expected, exact),
         strict=True,
     ):
-        torch.testing.assert_close(found.float(), wanted, atol=3e-2, rtol=2e-2)
+        torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("what", ["s_aux", "softcap", "position_bias"])
@@ -180,7 +184,7 @@ def test_products_of_rounded_numbers_move_the_gradients_by_that_rounding_alone(p
 def test_products_are_exact_again_after_one_that_failed(part):
     (grad, query, key, value, *rest), options = part
     before = torch.backends.mkldnn.matmul.fp32_precision
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="size"):
         attention_kernels.gradients(
             grad, query, key, value[..., :-1], *rest, **options, by_products=True
         )
