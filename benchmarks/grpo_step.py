@@ -41,6 +41,7 @@ from starec_ray.algorithm import STARec
 from starec_ray.cluster.connection import start_ray
 from starec_ray.config import STARecConfig
 from starec_ray.data.dataset import Dataset
+from starec_ray.models.resolve import resolve_dtype
 from starec_ray.models.tokens import prompt_ids
 
 SETTINGS = {
@@ -262,7 +263,12 @@ def main() -> None:
     parser.add_argument("--peer-log", default="/dev/null", help="where the peer's stderr goes")
     parser.add_argument("--data", type=Path, required=True, help="a prepared data folder")
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="auto: bfloat16 where the hardware multiplies it itself, else float32",
+    )
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--history-shown", type=int, default=6, help="sets the prompts' length")
@@ -279,6 +285,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     args = parser.parse_args()
+    args.dtype = resolve_dtype(args.dtype, on_gpu=args.gpus > 0)
 
     start_ray({"num_cpus": 8})
     result = run(args)

@@ -38,7 +38,7 @@ import starec_ray.data
 from learners.batching import plan
 from learners.logprobs import ReplyScorer
 from starec_ray.cluster.host_memory import keep_freed_memory
-from starec_ray.models.resolve import resolve_model
+from starec_ray.models.resolve import resolve_dtype, resolve_model
 from starec_ray.schemas import SEQUENCES
 
 SHAPES = ["1200:8:80", "330:8:64"]
@@ -269,7 +269,11 @@ def main() -> None:
     )
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="P:G:R")
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        help="default: bfloat16, where the hardware multiplies it itself, and float32",
+    )
     parser.add_argument(
         "--padded-rows",
         type=int,
@@ -283,6 +287,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     args = parser.parse_args()
+    on_gpu = args.device == "cuda"
+    args.dtypes = args.dtypes or list(dict.fromkeys([resolve_dtype("auto", on_gpu), "float32"]))
 
     progress = Console(stderr=True)
     rows = []

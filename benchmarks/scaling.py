@@ -136,7 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="a prepared data folder")
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="auto", help="auto: bfloat16 or float32, by hardware")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gpus", type=int, default=0, help="of each learner and runner")
