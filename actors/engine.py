@@ -1,8 +1,8 @@
 """A vLLM engine inside an actor's process."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -67,6 +67,15 @@ def start_engine(config: Any) -> Any:
         disable_log_stats=True,
         **settings,
     )
+
+
+def generate(llm: Any, prompts: Sequence[Any], params: Sequence[Any]) -> list[Any]:
+    """The engine's answers to prompts, each by its own SamplingParams."""
+    eager = llm.llm_engine.vllm_config.model_config.enforce_eager
+    # vLLM has torch compile how it counts a token's rank, in eager engines too: seconds at the
+    # first request, and again for other numbers of answers at a time.
+    with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+        return llm.generate(prompts, params, use_tqdm=False)
 
 
 def load_ticket(llm: Any, ticket: Ticket) -> dict[str, float]:

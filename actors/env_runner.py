@@ -10,7 +10,14 @@ import pyarrow as pa
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.actor_manager import FaultAwareApply
 
-from actors.engine import REPLY_FORM, load_saved_model, load_ticket, sleep, start_engine
+from actors.engine import (
+    REPLY_FORM,
+    generate,
+    load_saved_model,
+    load_ticket,
+    sleep,
+    start_engine,
+)
 from actors.weight_transfer.base import Ticket
 from starec_ray.agent.agent import Agent, Prompt
 from starec_ray.agent.formats import GRADES
@@ -95,7 +102,8 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             )
         expecting = temperature == 0 and self.agent.grades_candidates
         self.llm.collective_rpc("seed_sampling", args=(seed + next(iter(numbers), 0),))
-        answers = self.llm.generate(
+        answers = generate(
+            self.llm,
             [TokensPrompt(prompt_token_ids=ids) for ids in token_ids],
             [
                 self._sampling_params(
@@ -110,7 +118,6 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
                 )
                 for number, task, form in zip(numbers, tasks, forms, strict=True)
             ],
-            use_tqdm=False,
         )
         rows = [
             self._row(number, task, prompt, ids, form, rollout, answer, expecting)

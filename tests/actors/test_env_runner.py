@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import vllm
+from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM
 
 from actors.env_runner import VLLMEnvRunner
@@ -82,6 +83,15 @@ def test_logprobs_are_those_of_the_model_at_the_sampling_temperature(
     assert rollouts["task"].to_pylist() == [0] * 4 + [1] * 4
     assert rollouts["kind"].to_pylist() == ["rank"] * 4 + ["reflect"] * 4
     assert largest_gap(tiny_model, rollouts, temperature) < 1e-4
+
+
+def test_an_eager_engine_compiles_nothing_when_it_samples(runner, tiny_model):
+    """vLLM's sampler would have torch compile a function of its own, for seconds."""
+    runner.load_model(str(tiny_model), version=1)
+    torch._dynamo.reset()
+    counters.clear()
+    runner.sample(TASKS, rollouts=2, temperature=1.0, seed=0, weight_version=1)
+    assert not counters["frames"]
 
 
 @pytest.mark.parametrize("reply_format", FORMATS)
