@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from starec_ray.cli.terminal import printable
 from starec_ray.data.dataset import Dataset
 from starec_ray.data.prepare import DEFAULTS, SIMULATED_USERS, SOURCES
 from starec_ray.data.prepare import prepare as prepare_folder
@@ -148,6 +149,8 @@ def _print_folder(folder: Path) -> None:
             facts.add_row(f"rows dropped, {reason}", f"{number:,}")
     if unknown := counts.get("given_candidates_without_item"):
         facts.add_row("published candidates dropped, not among the items", f"{unknown:,}")
+    if unreadable := counts.get("unreadable_years"):
+        facts.add_row("items whose year is none, left without one", f"{unreadable:,}")
     candidates: dict[str, int] = {}
     for split in SPLITS:
         cases = [dataset.case(case_id) for case_id in dataset.case_ids(split)]
@@ -162,8 +165,8 @@ def _print_folder(folder: Path) -> None:
     facts.add_row("candidates a case", sizes)
     tags = Counter(tag for item in dataset.items.values() for tag in item.tags)
     frequent = ", ".join(tag for tag, _ in tags.most_common(5))
-    facts.add_row("most frequent tags", escape(frequent) or "none")
+    facts.add_row("most frequent tags", escape(printable(frequent)) or "none")
     top = sorted(dataset.items.values(), key=lambda item: -item.popularity)[:3]
     popular = "; ".join(f"{item.title} ({item.popularity:,})" for item in top)
-    facts.add_row("most popular", escape(popular))
+    facts.add_row("most popular", escape(printable(popular)))
     Console().print(facts)

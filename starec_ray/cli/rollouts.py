@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
+from starec_ray.cli.terminal import printable
 from starec_ray.run_dir import RunDir
 
 
@@ -89,7 +90,7 @@ def _ranking(titles: Sequence[str], target_rank: int | None) -> Text:
         is_target = rank == target_rank
         mark = "→" if is_target else " "
         lines.append(
-            f"{mark} {rank:>2}. {_printable(title)}\n", style="bold green" if is_target else ""
+            f"{mark} {rank:>2}. {printable(title)}\n", style="bold green" if is_target else ""
         )
     lines.rstrip()
     return lines
@@ -109,8 +110,4 @@ def _outcome(row: dict[str, Any]) -> str:
 
 def _text(text: str, style: str = "") -> Text:
     """As it is: neither the model's markup nor its control characters reach the terminal."""
-    return Text(_printable(text), style=style)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+    return Text(printable(text), style=style)

@@ -96,6 +96,8 @@ def prepare(
     if source == "synthetic":
         options["simulated_users"] = simulated_users
     counts = prepared.counts | {"skipped_bad_rows": dict(raw.skipped_rows)}
+    if raw.unreadable_years:
+        counts["unreadable_years"] = raw.unreadable_years
     manifest = {
         "source": source,
         "layout": raw.layout,

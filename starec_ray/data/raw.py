@@ -30,7 +30,8 @@ class RawData:
     in the interactions alone are added later, with an empty profile), `interactions` the schema
     RAW_INTERACTIONS in file order. `given_candidates` maps a user id to published candidate item
     ids, for sources that come with them. `inputs` are the files read; `skipped_rows` counts the
-    bad rows left out, by file name.
+    bad rows left out, by file name, `unreadable_years` the items that are without a year because
+    what stood there was none.
     """
 
     layout: str
@@ -40,6 +41,7 @@ class RawData:
     given_candidates: Mapping[str, list[str]] = field(default_factory=dict)
     inputs: tuple[Path, ...] = ()
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
+    unreadable_years: int = 0
 
 
 def users_table(profiles: Mapping[str, Mapping[str, str]]) -> pa.Table:

@@ -65,6 +65,85 @@ def test_only_a_sequence_of_tokens_is_cut(kind, people, tags, files):
     assert read.catalog["tags"].to_pylist() == [list(tags), []]
 
 
+@pytest.mark.parametrize(
+    ("values", "tags"),
+    [
+        (["Film-Noir Action"] * 98 + ["War, Peace"], [("Film-Noir", "Action")] * 98),
+        (["'Baby Care', 'Toys'"] * 98 + ["'A; B', 'Toys'"], [("Baby Care", "Toys")] * 98),
+        (["Classic Rock"] * 90 + ["Pop;Rock"] * 9, [("Classic Rock",)] * 90),
+    ],
+)
+def test_a_field_is_cut_at_what_its_values_use_and_not_at_what_one_of_them_has(values, tags, files):
+    header = "item_id:token\ttitle:token\tgenre:token_seq\n"
+    lines = (f"{number}\tTitle {number}\t{value}\n" for number, value in enumerate(values))
+    folder = files({"x.inter": INTER, "x.item": header + "".join(lines)})
+    read = recbole.read(folder, False, lambda text: None)
+    found = [tuple(each) for each in read.catalog["tags"].to_pylist()]
+    assert found[: len(tags)] == tags
+
+
+def test_what_stands_for_a_year_and_is_none_is_left_out_and_told(files, tmp_path, small_protocol):
+    # As RecBole's converters wrote "unknown" and "Land Before Time III: … (1995) (V)".
+    odd = "5\tunknown\tunkonwn\tunkown\n6\tLand Before Time III\tV\tAnimation\n"
+    odd += "7\tSeven (1995)\tSe7en\tCrime\n8\tJumanji\t1995.0\tAdventure\n"
+    inter = INTER + "a\t5\t4\t40\nb\t6\t4\t41\na\t7\t4\t42\nb\t8\t4\t43\n"
+    folder = files({"ml.inter": inter, "ml.item": ITEMS + odd})
+    out = tmp_path / "out"
+    report = prepare("recbole", out, folder=folder, **small_protocol)
+    assert report.counts["unreadable_years"] == 2
+    shown = CliRunner().invoke(app, ["show", str(out)], env={"COLUMNS": "120"}).output
+    assert re.search("items whose year is none, left without one +│ 2 ", shown)
+    items = Dataset.load(out).items
+    assert [items[number].year for number in "5678"] == [None, None, 1995, 1995]
+
+
+@pytest.mark.parametrize(
+    ("inter", "item", "year", "tags", "people"),
+    [
+        (
+            "user_id:token\titem_id:token\trating:float\ttimestamp:float",
+            "item_id:token\tmovie_name:token_seq\trelease_year:token\ttype:token_seq",
+            *(1999, ("Ann", "Bo"), ()),
+        ),
+        (
+            "user_id:token\titem_id:token\trating:float\ttimestamp:float",
+            "item_id:token\tbook_title:token_seq\tpublication_year:float\tbook_author:token_seq",
+            *(1999, (), ("Ann", "Bo")),
+        ),
+        (
+            "user_id:token\tproduct_id:token\tplay_hours:float\ttimestamp:float",
+            "id:token\tapp_name:token\trelease_year:token\ttags:token_seq",
+            *(1999, ("Ann", "Bo"), ()),
+        ),
+        (
+            "anonymous_user_id:token\tartist_id:token\trating:float\ttimestamp:float",
+            "artist_id:token\tname:token\turl:token\tpicture:token",
+            *(None, (), ()),
+        ),
+        (
+            "user_id:token\tbusiness_id:token\tstars:float\tdate:float",
+            "business_id:token\titem_name:token_seq\tcity:token\tcategories:token_seq",
+            *(None, ("Ann", "Bo"), ()),
+        ),
+    ],
+    ids=["ml-20m", "book-crossing", "steam", "yahoo-music", "yelp"],
+)
+def test_fields_are_known_by_the_names_of_published_data_sets(
+    inter, item, year, tags, people, files
+):
+    rows = "u\t1\t4.5\t20\nu\t2\t3\t30\n"
+    items = "1\tFirst\t1999\tAnn Bo\n2\tSecond\t\t\n"
+    folder = files({"x.inter": f"{inter}\n{rows}", "x.item": f"{item}\n{items}"})
+    read = recbole.read(folder, False, lambda text: None)
+    [first, _] = read.catalog.to_pylist()
+    assert first == {"item_id": "1", "title": "First", "year": year} | {
+        "tags": list(tags),
+        "people": list(people),
+    }
+    assert read.interactions["item_id"].to_pylist() == ["1", "2"]
+    assert read.interactions["timestamp"].to_pylist() == [20, 30]
+
+
 def test_several_inter_files_are_one_log(files, tmp_path, small_protocol):
     header, *rows = INTER.splitlines(keepends=True)
     folder = files(
@@ -190,6 +269,15 @@ def test_a_row_in_another_encoding_can_be_skipped(files, tmp_path, small_protoco
     out = tmp_path / "out"
     report = prepare("recbole", out, folder=folder, skip_bad_rows=True, **small_protocol)
     assert report.counts["skipped_bad_rows"] == {"ml.item": 1}
+
+
+def test_what_a_title_does_to_a_terminal_is_left_out(files, tmp_path, small_protocol):
+    items = ITEMS.replace("Toy Story", "Toy \x1b]0;owned\x07\x1b[31mStory")
+    items = items.replace("Animation", "Anima\x1b[2Jtion")
+    folder, out = files({"ml.inter": INTER, "ml.item": items}), tmp_path / "out"
+    prepare("recbole", out, folder=folder, **small_protocol | {"negatives": 1})
+    shown = CliRunner().invoke(app, ["show", str(out)], env={"COLUMNS": "200"}).output
+    assert "Toy" in shown and "Story" in shown and "\x1b" not in shown and "\x07" not in shown
 
 
 def test_a_folder_without_inter_files_is_refused(files, tmp_path):

@@ -8,9 +8,12 @@ Two forms are read from one folder:
 Beside them `*.item` (a title is needed), `*.user` (optional; every field is profile, ids and zip
 codes apart) and `*.random` (optional, without header: a user id, a tab, and candidate item ids
 separated by spaces). https://recbole.io/docs/user_guide/data/atomic_files.html
+
+Published data sets name these fields in many ways: `_NAMES` and the tuples below it are theirs.
 """
 
 import html
+import re
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +32,23 @@ from starec_ray.data.sources.movielens import split_title
 from starec_ray.data.text_tables import Rows, need_file, read_lines, split_rows
 from starec_ray.errors import DataError
 
-_TITLES = ("title", "movie_title", "name", "item_name")
-_YEARS = ("release_year", "year")
-_TAGS = ("genre", "genres", "class", "category", "categories", "tags")
-_PEOPLE = ("director", "directors", "artist", "artists", "author", "authors", "brand")
+# What a field is called here, and what else it may be called in a file, the likeliest first.
+_NAMES = {
+    "user_id": ("anonymous_user_id", "visitor_id", "customer_id"),
+    "item_id": ("product_id", "track_id", "artist_id", "business_id", "id", "_id"),
+    "rating": ("stars",),
+    "timestamp": ("date",),
+}
+_TITLES = ("title", "movie_title", "movie_name", "book_title", "name", "item_name", "app_name")
+_FILMS = ("movie_title", "movie_name")  # their titles may have a year behind them
+_YEARS = ("release_year", "publication_year", "year")
+_YEAR = re.compile(r"([12][0-9]{3})(\.0)?")
+_TAGS = ("genre", "genres", "class", "category", "categories", "tags", "type")
+_PEOPLE = (
+    *("director", "directors", "artist", "artists", "author", "authors", "book_author"),
+    *("developer", "brand"),
+)
+_FEW = 1 / 50  # of values with several words: a separator that fewer have is a part of a name
 _NO_PROFILE = ("user_id", "zip_code", "zip")
 _PARTS = ("train", "valid", "test")
 
@@ -55,14 +71,16 @@ def read(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
     random_paths = sorted(folder.glob("*.random"))
     given = [_read_given(_only(folder, "random"), skip_bad_rows)] if random_paths else []
     files = [*inter, items, *users, *given]
+    catalog, unreadable_years = _catalog(items)
     return RawData(
         "recbole-sequences" if all(sequences) else "recbole",
-        _catalog(items),
+        catalog,
         _users(users[0]) if users else users_table({}),
         _from_sequences(inter) if all(sequences) else _interactions(inter),
         given_candidates=_given(given[0]) if given else {},
         inputs=tuple(part.bad.file for part in files),
         skipped_rows={part.bad.file.name: part.bad.count for part in files if part.bad.count},
+        unreadable_years=unreadable_years,
     )
 
 
@@ -96,6 +114,9 @@ def _read(path: Path, needed: tuple[str, ...], skip_bad_rows: bool) -> Rows:
     header = lines[0].as_py().decode(errors="replace")
     fields = [field.partition(":") for field in header.split("\t")]
     names = [name.strip() for name, _, _ in fields]
+    for name, others in _NAMES.items():
+        if name not in names and (found := [other for other in others if other in names]):
+            names[names.index(found[0])] = name
     for name in needed:
         if name not in names:
             raise DataError(
@@ -120,26 +141,24 @@ def _first(rows: Rows, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in rows.columns), None)
 
 
-def _catalog(items: Rows) -> pa.Table:
+def _catalog(items: Rows) -> tuple[pa.Table, int]:
+    """The catalog, and how many items have a year that is none."""
     title_name, year_name = _first(items, _TITLES), _first(items, _YEARS)
     if title_name is None:
         raise DataError(f"{items.bad.file} has no title field (one of {', '.join(_TITLES)}).")
     items.require_unique("item_id", "an item_id that no earlier line has")
     items.require(title_name, pc.not_equal(items[title_name], ""), f"a {title_name}")
-    if year_name is not None:
-        items.require_match(year_name, r"^([0-9]{4}(\.0)?)?$", f"a {year_name} of four digits")
     items.bad.close()
     titles = [html.unescape(title) for title in items[title_name].to_pylist()]
-    years = (
-        [int(year[:4]) if year else None for year in items[year_name].to_pylist()]
-        if (year_name is not None)
-        else [None] * len(titles)
-    )
-    if title_name == "movie_title":
+    # What RecBole's converters wrote there is whatever stood in a title's first brackets.
+    given = items[year_name].to_pylist() if year_name else [""] * len(titles)
+    years = [int(year[:4]) if _YEAR.fullmatch(year) else None for year in given]
+    if title_name in _FILMS:
         named = [split_title(title) for title in titles]
         titles = [title for title, _ in named]
         years = [year or its_own for year, (_, its_own) in zip(years, named, strict=True)]
-    return pa.table(
+    unreadable = sum(year is None and text != "" for year, text in zip(years, given, strict=True))
+    catalog = pa.table(
         {
             "item_id": items["item_id"],
             "title": titles,
@@ -149,20 +168,25 @@ def _catalog(items: Rows) -> pa.Table:
         },
         schema=RAW_CATALOG,
     )
+    return catalog, unreadable
 
 
 def _lists(items: Rows, name: str | None) -> list[list[str]]:
-    """A field's values as lists, cut at the first of `;` `|` `,` that the field uses anywhere.
+    """A field's values as lists, cut at the one of `;` `|` `,` that most of its values use.
 
-    RecBole's own separator, the space, is the last resort: names of several words are common. A
-    field of another type than `token_seq` has one value, which isn't cut.
+    RecBole's own separator, the space, is taken where hardly any value has one of these: names of
+    several words are common. A field of another type than `token_seq` has one value, which isn't
+    cut.
     """
     if name is None:
         return [[] for _ in items.lines]
     values = [html.unescape(value) for value in items[name].to_pylist()]
     if items.types[name] not in ("token_seq", ""):
         return [[value] if value else [] for value in values]
-    separator = next((mark for mark in ";|," if any(mark in value for value in values)), None)
+    uses = {mark: sum(mark in value for value in values) for mark in ";|,"}
+    several = sum(any(mark in value for mark in " ;|,") for value in values)
+    most = max(uses, key=lambda mark: uses[mark])
+    separator = most if uses[most] and uses[most] >= _FEW * several else None
     return [
         [part.strip(" '\"[]") for part in value.split(separator) if part.strip(" '\"[]")]
         for value in values
