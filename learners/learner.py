@@ -42,12 +42,12 @@ from learners.weights import (
     save_model,
     weight_layout,
 )
+from starec_ray.checkpoints.files import REFERENCE
 from starec_ray.errors import ConfigError, DataError
 
 OBJECTIVES = ("anchor", "grpo")
 COUNTERS = "counters.json"
 OPTIMIZER = "optimizer"
-REFERENCE = "reference"
 
 
 def lr_at(lr: float | Sequence[Sequence[float]], step: int) -> float:

@@ -122,6 +122,7 @@ def save_model(model: PreTrainedModel, model_path: str, folder: Path, *, rank: i
 def put_in_place(part: Path, folder: Path) -> None:
     """Moves a finished folder to where it belongs, in the place of an older one."""
     old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
     if folder.exists():
         os.replace(folder, old)
     os.replace(part, folder)

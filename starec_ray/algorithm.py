@@ -23,14 +23,21 @@ from ray.tune import PlacementGroupFactory
 from actors.reward_group import RewardGroup
 from actors.weight_transfer.choice import weight_transfer
 from starec_ray.agent.agent import Agent
-from starec_ray.checkpoints.files import FORMAT, PROGRESS, fault, progress_of, write_manifest
+from starec_ray.checkpoints.files import (
+    FORMAT,
+    LEARNERS,
+    PROGRESS,
+    fault,
+    progress_of,
+    write_manifest,
+)
 from starec_ray.cluster.failures import Failures
 from starec_ray.cluster.placement import actor_bundles, trial_place
 from starec_ray.cluster.start_deadline import StartDeadline
 from starec_ray.config import STARecConfig
 from starec_ray.config.identity import identity
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import ConfigError, STARecError
+from starec_ray.errors import ConfigError, STARecError, WeightsLostError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.models.resolve import load_tokenizer
 from starec_ray.rollouts.case_order import CaseOrder
@@ -133,6 +140,13 @@ class STARec(Algorithm):
         done = self.anchored or self.anchor_updates_done >= self.anchor_updates
         return "reinforce" if done else "anchor"
 
+    def step(self) -> dict[str, Any]:
+        try:
+            return super().step()
+        except WeightsLostError:
+            self.learners("memory")  # whose weights they were is dead: this says so
+            raise
+
     def training_step(self) -> None:
         """One iteration of the stage that the run is in; results go to `self.metrics`."""
         self.report = {"stage": self.stage}
@@ -181,13 +195,14 @@ class STARec(Algorithm):
             if cases := config.anchor_validation_cases:
                 self.report |= self.evaluate(limit=cases)
                 score = self.report["validation"]["ndcg@10"]
-        if config.anchor_epochs == 1 or math.isnan(score):
+        chosen_by = len(self.anchor_data.held_out) or config.anchor_validation_cases
+        if config.anchor_epochs == 1 or not chosen_by:
             return  # nothing to choose from, or nothing to choose by: the last epoch it is
         best = self._best_epoch
-        if score > self.best_epoch_score:
+        if score > self.best_epoch_score:  # never of one that isn't a number
             self.best_epoch_score = score
             self.learners("save_checkpoint", str(best))
-        elif self.stage == "reinforce":
+        elif self.stage == "reinforce" and best.exists():
             self.learners("load_checkpoint", str(best))
             self._sync_weights()
         if self.stage == "reinforce":
@@ -356,7 +371,7 @@ class STARec(Algorithm):
         """RLlib's checkpoint folder with the learners' shards (all ranks) beside it, and last a
         manifest of all that is in the folder."""
         saved = super().save_to_path(path and Path(path).absolute(), **kwargs)
-        self.learners("save_checkpoint", str(Path(saved) / "learners"))
+        self.learners("save_checkpoint", str(Path(saved) / LEARNERS))
         if self._best_epoch.exists():
             shutil.copytree(self._best_epoch, Path(saved) / BEST_EPOCH, dirs_exist_ok=True)
         (Path(saved) / PROGRESS).write_text(json.dumps(self.get_state(), indent=1))
@@ -373,10 +388,12 @@ class STARec(Algorithm):
         """
         if found := fault(Path(path)):
             raise ConfigError(f"{path} is not as it was written: {found}. Take another one.")
+        dropped = self.rollout_queue.forget()  # before the learners: their weights are gone
         if self.learners.lost:
             self._rebuild_learners()
         self.set_state(progress_of(Path(path)))
-        self.learners("load_checkpoint", str(Path(path) / "learners"))
+        self.ledger.add(dropped)
+        self.learners("load_checkpoint", str(Path(path) / LEARNERS))
         shutil.rmtree(self._best_epoch, ignore_errors=True)
         if (best := Path(path) / BEST_EPOCH).exists():
             shutil.copytree(best, self._best_epoch)
@@ -385,8 +402,10 @@ class STARec(Algorithm):
 
     def start_over(self) -> None:
         """Goes back to the beginning, with new learners."""
+        dropped = self.rollout_queue.forget()
         self._rebuild_learners()
         self.set_state(self._first_state)
+        self.ledger.add(dropped)
         shutil.rmtree(self._best_epoch, ignore_errors=True)
         self._sync_weights()
         self.learners.back()

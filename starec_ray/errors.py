@@ -26,6 +26,10 @@ class StaleWeightsError(STARecError):
     """An env runner was asked to sample with a weight version that it doesn't hold."""
 
 
+class WeightsLostError(STARecError):
+    """The weights of a version can't be read any more: the learner that published them is gone."""
+
+
 class TransferError(STARecError):
     """Weights didn't reach the env runners; the learners are as well as before."""
 

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from starec_ray.agent.agent import Agent
@@ -126,5 +127,10 @@ def test_the_run_goes_on_elsewhere_from_its_storage_and_where_it_collapses_names
     (line,) = RunDir(tmp_path).read_metrics()
     assert (line["iteration"], line["lr"], line["skipped"]) == (last["iteration"] + 1, 1e-3, 0)
     assert line["iterations_done"] == ITERATIONS
+    anchor, brought = (
+        load_file(at.anchored_model / "model.safetensors") for at in (run, RunDir(tmp_path))
+    )
+    assert anchor.keys() == brought.keys()
+    assert all(torch.equal(tensor, brought[name]) for name, tensor in anchor.items())
     batch = pq.read_table(tmp_path / LAST_BATCH)
     assert len(batch) == line["rollouts_trained"] - last["rollouts_trained"]

@@ -1,5 +1,6 @@
 """What learners on several nodes keep together lies where all of them can reach it."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +41,23 @@ def test_the_best_epoch_is_kept_in_the_run_folder(algo, tmp_path):
     assert "best_epoch" in run.holds()
     run.clear()
     assert not run.best_epoch.exists()
+
+
+def test_where_the_last_epoch_can_not_be_measured_the_best_one_is_the_anchor(algo, tmp_path):
+    algo.shared_folder, calls = tmp_path, []
+
+    def learners(method: str, *args):
+        calls.append(method)
+        return [{"nll": math.nan}]
+
+    algo.learners, algo._sync_weights = learners, lambda: None
+    algo.anchor_updates_done = 3  # of three
+    algo._best_epoch.mkdir()
+    algo._end_epoch()
+    assert calls == ["nll", "load_checkpoint"] and not algo._best_epoch.exists()
+    calls.clear()
+    algo._end_epoch()  # where none was ever measured there is none to take
+    assert calls == ["nll"]
 
 
 def test_a_trial_keeps_it_in_its_folder_of_the_storage_and_plain_rllib_in_its_logdir(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.exceptions import ObjectLostError
 from torch import Tensor
 
 from actors.weight_transfer.base import (
@@ -19,6 +20,7 @@ from actors.weight_transfer.base import (
     Layout,
     WeightTransfer,
 )
+from starec_ray.errors import WeightsLostError
 
 CHUNK_BYTES = 2**28  # what tensor-parallel workers are sent at a time
 
@@ -34,6 +36,10 @@ class ObjectStoreTicket:
     timeout_s: float
 
     def load(self, llm: Any) -> dict[str, float]:
+        """
+        Raises:
+            WeightsLostError: the learner that put them there is dead.
+        """
         start = time.perf_counter()
         llm.start_weight_update()
         for chunk in self._chunks():
@@ -54,7 +60,12 @@ class ObjectStoreTicket:
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Views of shared memory: no copy is made, and none may be written to."""
-        buffers = ray.get(self.buffers, timeout=self.timeout_s)
+        try:
+            buffers = ray.get(self.buffers, timeout=self.timeout_s)
+        except ObjectLostError as error:  # learner 0 owns them, and took them along
+            raise WeightsLostError(
+                f"the weights of version {self.version} are gone: {str(error).splitlines()[0]}"
+            ) from error
         for layout, buffer in zip(self.index, buffers, strict=True):
             with warnings.catch_warnings():
                 # Not writable by design: vLLM copies out of it.

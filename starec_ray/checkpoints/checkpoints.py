@@ -93,7 +93,7 @@ class Checkpoints:
         for path in old:
             shutil.rmtree(path)
         if self.store:
-            self._copy(self.store, old)
+            self._copy(self.store)
         return target
 
     def bring(self) -> None:
@@ -115,10 +115,12 @@ class Checkpoints:
             raise ConfigError(f"{self.folder} holds no checkpoint {name}; there are: {there}.")
         if found := self._fault(chosen):
             raise ConfigError(f"{found}. Take another one.")
+        if self.store:  # first: else what it still has would come back with a new machine
+            for copy in self.store.names():
+                if copy > name:
+                    self.store.remove(copy)
         for later in written[written.index(chosen) + 1 :]:
             shutil.rmtree(later)
-            if self.store:
-                self.store.remove(later.name)
 
     def best(self) -> Path | None:
         """The one with the highest score, of equals the newest; None if none has one."""
@@ -173,13 +175,13 @@ class Checkpoints:
             self._tell(found)
         return found
 
-    def _copy(self, store: CheckpointStore, old: list[Path]) -> None:
+    def _copy(self, store: CheckpointStore) -> None:
         """What fails is tried again with the next one: the run can go on without."""
         try:
             for path in self.sound():
                 store.put(path)
-            for path in old:
-                store.remove(path.name)
+            for name in set(store.names()) - {path.name for path in self.all()}:
+                store.remove(name)
         except Exception as error:  # each kind of store has its own
             self._tell(f"{store.address} has no copy of the newest checkpoint yet: {error}")
 

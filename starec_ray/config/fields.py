@@ -40,8 +40,8 @@ class RunSettings:
     Attributes:
         seed: seed for everything random in a run.
         iterations: GRPO iterations of stage two.
-        checkpoint_every: iterations between checkpoints, in either stage; there is always one
-            after the anchor and one at the end. 0: only those.
+        checkpoint_every: iterations between checkpoints, those of both stages counted together;
+            there is always one after the anchor and one at the end. 0: only those.
         keep_checkpoints: how many of the newest checkpoints to keep, besides the best by
             `run.metric` if `evaluation.evaluation_interval` is set; 0 keeps all.
         checkpoint_storage: address (s3://bucket/folder, gs://…, anything that pyarrow or fsspec

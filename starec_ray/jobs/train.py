@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.markup import escape
 
 from starec_ray.algorithm import STARec
 from starec_ray.checkpoints.checkpoints import Checkpoints, is_full
-from starec_ray.checkpoints.files import progress_of
+from starec_ray.checkpoints.files import LEARNERS, REFERENCE, progress_of
 from starec_ray.checkpoints.store import CheckpointStore
 from starec_ray.cluster.connection import check_resources, start_ray
 from starec_ray.cluster.failures import FailureEvent, RepeatedLosses
@@ -189,9 +190,21 @@ def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Consol
         algo.start_over()
     else:
         algo.restore_from_path(checkpoint)
+        _bring_anchored_model(algo, run, checkpoint)
     run.rewind(algo.training_iteration)
     place = checkpoint or "there was no checkpoint yet"
     console.print(f"going on after iteration {algo.training_iteration}: {place}")
+
+
+def _bring_anchored_model(algo: STARec, run: RunDir, checkpoint: Path) -> None:
+    """On another machine than the run's first, stage one's model comes out of the checkpoint, which
+    has it for the KL term."""
+    reference = checkpoint / LEARNERS / REFERENCE
+    if algo.stage == "reinforce" and reference.is_dir() and not run.anchored_model.exists():
+        part = run.anchored_model.with_name(f"{run.anchored_model.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(reference, part)
+        part.rename(run.anchored_model)
 
 
 def _tell(run: RunDir, console: Console, event: FailureEvent) -> None:
@@ -209,6 +222,7 @@ def _iterate(
     """Both stages, from wherever the algorithm is."""
     every = recipe.run.checkpoint_every
     begins = algo.stage == "anchor" or not checkpoints.all()
+    line: dict[str, Any] = {}
     if algo.stage == "anchor":
         with phase("anchor", algo.anchor_iterations) as progress:
             while algo.stage == "anchor":
@@ -218,17 +232,18 @@ def _iterate(
                     checkpoints.save(algo, _score(line, recipe))
     if begins:
         algo.save_model(run.anchored_model)
-        checkpoints.save(algo)
+        checkpoints.save(algo, _score(line, recipe))
+        line = {}
     titles = {item.item_id: item.title for item in algo.dataset.items.values()}
     with phase("reinforce", recipe.run.iterations - algo.iterations_done) as progress:
         while algo.iterations_done < recipe.run.iterations:
             line = _iteration(algo, run, checkpoints)
             _write_rollouts(algo, run, titles)
             progress.advance(note=_note(line))
-            if every and algo.iterations_done % every == 0:
+            if every and algo.training_iteration % every == 0:
                 checkpoints.save(algo, _score(line, recipe))
-    if not every or algo.iterations_done % every:
-        checkpoints.save(algo)
+    if line and (not every or algo.training_iteration % every):
+        checkpoints.save(algo, _score(line, recipe))
     algo.save_model(run.model)
     console.print(f"trained model: {run.model}")
 
@@ -237,7 +252,7 @@ def _score(line: Mapping[str, Any], recipe: Recipe) -> float | None:
     """What a checkpoint after this iteration is worth, if `evaluation_interval` had validation
     users asked; those that are asked after an epoch of the anchor may be others."""
     every = recipe.config.evaluation_interval
-    if not every or line["iteration"] % every:
+    if not line or not every or line["iteration"] % every:
         return None
     value = line.get("validation", {}).get(recipe.run.metric)
     return value if value is None or recipe.run.mode == "max" else -value

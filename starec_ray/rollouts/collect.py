@@ -155,7 +155,7 @@ def _scored(
     rewards: np.ndarray | None = None,
 ) -> pa.Table:
     """Rollouts with what was said of them, for the run directory; token columns left out."""
-    table = rollouts.drop_columns(["prompt_ids", "reply_ids", "logprobs"])
+    table = rollouts.drop_columns(["prompt_ids", "reply_ids", "logprobs", "choices"])
     columns = {
         "reward": pa.array(
             scores.column("reward").to_numpy() if rewards is None else rewards, pa.float32()

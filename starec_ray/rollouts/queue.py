@@ -1,5 +1,6 @@
 """Iterations sampled ahead of the one that trains, and how old their weights may be."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -39,6 +40,7 @@ class RolloutQueue:
         self.end: int | None = None
         self._batches: dict[int, Future[Batch]] = {}
         self._offered: Publication | None = None  # not loaded yet
+        self._exchange = threading.Lock()  # of what is offered
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sampling")
 
     def offer(self, weights: Publication) -> dict[str, float]:
@@ -46,7 +48,8 @@ class RolloutQueue:
         part, unless that is left to the thread (then they stand in the next batch's report)."""
         if not self._max_staleness:
             return self._load_weights(weights)
-        self._offered = weights
+        with self._exchange:
+            self._offered = weights
         return {}
 
     def take(self, number: int) -> Batch:
@@ -79,7 +82,8 @@ class RolloutQueue:
         batches, self._batches = list(self._batches.values()), {}
         for batch in batches:
             batch.cancel()
-        self._offered = None  # of weights that may be gone; whoever goes back publishes its own
+        with self._exchange:
+            self._offered = None  # they may be gone; whoever goes back publishes its own
         self.settle()
         ledger = Ledger()
         for batch in batches:
@@ -99,5 +103,6 @@ class RolloutQueue:
         return batch
 
     def _load_offered(self) -> dict[str, float]:
-        weights, self._offered = self._offered, None
+        with self._exchange:
+            weights, self._offered = self._offered, None
         return self._load_weights(weights) if weights else {}

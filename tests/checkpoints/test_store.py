@@ -1,6 +1,7 @@
 """Copies of checkpoints in a store: those that are kept, whole, and brought back."""
 
 import contextlib
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -103,6 +104,32 @@ def test_a_copy_that_was_cut_off_is_none_and_is_made_again(checkpoints, address,
     assert store_at(address).names() == ["iteration-00002", "iteration-00003"]
 
 
+def test_what_could_not_be_removed_goes_with_the_next_one(checkpoints, address, told, monkeypatch):
+    for iteration in (1, 2):
+        save(checkpoints, iteration)
+
+    def failing(self, name):
+        raise OSError("the network is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.CheckpointStore, "remove", failing)
+        save(checkpoints, 3)
+        with pytest.raises(OSError, match="the network is gone"):
+            checkpoints.go_back_to("iteration-00002")
+    assert len(store_at(address).names()) == 3 and len(told) == 1
+    assert names(checkpoints) == ["iteration-00002", "iteration-00003"]  # as they were
+    save(checkpoints, 4)
+    assert store_at(address).names() == names(checkpoints) == ["iteration-00003", "iteration-00004"]
+
+
+def test_going_back_lets_those_go_that_the_store_alone_has(address, checkpoints):
+    for iteration in (1, 2):
+        save(checkpoints, iteration)
+    shutil.rmtree(checkpoints.folder / "iteration-00002")
+    checkpoints.go_back_to("iteration-00001")
+    assert store_at(address).names() == ["iteration-00001"]
+
+
 def test_one_that_is_written_again_takes_the_place_of_its_copy(address, checkpoints, tmp_path):
     save(checkpoints, 1, 0.5)
     save(checkpoints, 1, 0.7)
@@ -162,7 +189,7 @@ def test_a_store_that_falls_silent_costs_copies_and_not_the_run(
     with pytest.raises(DeadlineError, match="nobody waits"):
         hung.result(60.0)
     save(checkpoints, 4)
-    assert store_at(address).names() == ["iteration-00001", "iteration-00003", "iteration-00004"]
+    assert store_at(address).names() == names(checkpoints) == ["iteration-00003", "iteration-00004"]
     for name in ("iteration-00003", "iteration-00004"):
         store_at(address).get(name, tmp_path)
         assert not fault(tmp_path / name)

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.rllib.utils.metrics import EVALUATION_RESULTS
 from rich.console import Console
 
-from starec_ray.checkpoints.checkpoints import Checkpoints
+from starec_ray.checkpoints.checkpoints import SCORE, Checkpoints
 from starec_ray.checkpoints.files import FORMAT, PROGRESS, write_manifest
 from starec_ray.cluster.failures import TooManyFailuresError
 from starec_ray.config.recipe import build, changed_keys, load_recipe, resolved_sections
@@ -67,12 +68,16 @@ class Learning:
         self.training_iteration = 0
 
 
-def learn(algo: Learning, path: Path, monkeypatch) -> None:
+def learn(
+    algo: Learning, path: Path, monkeypatch, *, iterations: int = 12, evaluation_interval: int = 0
+) -> RunDir:
     monkeypatch.setattr(train, "_write_rollouts", lambda *args: None)
-    recipe = tiny_recipe(path, path, None, run={"iterations": 12, "checkpoint_every": 5})
+    recipe = tiny_recipe(path, path, None, run={"iterations": iterations, "checkpoint_every": 5})
+    recipe.config.evaluation(evaluation_interval=evaluation_interval)
     run = RunDir(path / "run")
-    checkpoints = Checkpoints(run.checkpoints, keep=2)
+    checkpoints = Checkpoints(run.checkpoints, keep=0 if evaluation_interval else 2)
     train._train(algo, recipe, run, checkpoints, Console(quiet=True), None)
+    return run
 
 
 def test_learners_that_are_lost_at_once_each_time_end_the_run_with_the_cause(tmp_path, monkeypatch):
@@ -92,6 +97,47 @@ def test_learners_that_are_lost_here_and_there_do_not(tmp_path, monkeypatch):
     algo = Learning(lambda iteration, losses: losses < len(places) and iteration == places[losses])
     learn(algo, tmp_path, monkeypatch)
     assert (algo.losses, algo.training_iteration) == (len(places), 12)
+
+
+class Evaluated(Learning):
+    """Eight iterations of stage one, then stage two; validation users are asked in every fifth of
+    both, and rank better each time."""
+
+    anchor_iterations = 8
+
+    @property
+    def stage(self) -> str:
+        return "anchor" if self.training_iteration < self.anchor_iterations else "reinforce"
+
+    @property
+    def iterations_done(self) -> int:
+        return max(0, self.training_iteration - self.anchor_iterations)
+
+    def train(self) -> dict:
+        self.report = self.report | {"stage": self.stage}
+        super().train()
+        number = self.training_iteration
+        users = (
+            {"validation": {"ndcg@10": number / 100, "malformed_rate": 0.0}}
+            if number % 5 == 0
+            else {}
+        )
+        return {EVALUATION_RESULTS: users}
+
+
+@pytest.mark.parametrize(
+    ("anchor_iterations", "scored"),
+    [(8, [0.05, None, 0.1, 0.15, 0.2]), (10, [0.05, 0.1, 0.15, 0.2])],
+)
+def test_what_is_evaluated_every_few_iterations_is_what_a_checkpoint_is_compared_by(
+    anchor_iterations, scored, tmp_path, monkeypatch
+):
+    algo = Evaluated(lambda iteration, losses: False)
+    algo.anchor_iterations = anchor_iterations
+    iterations = 20 - anchor_iterations
+    run = learn(algo, tmp_path, monkeypatch, iterations=iterations, evaluation_interval=5)
+    kept = [path / SCORE for path in Checkpoints(run.checkpoints, keep=0).all()]
+    assert [json.loads(path.read_text()) if path.exists() else None for path in kept] == scored
 
 
 class Collapsing(Learning):

@@ -5,13 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 from ray.util.placement_group import placement_group_table
 
+from actors.weight_transfer.object_store import (
+    ObjectStorePublication,
+    ObjectStorePublisher,
+    ObjectStoreTicket,
+)
 from starec_ray.cluster import actor_logs
-from starec_ray.cluster.failures import Failures
+from starec_ray.cluster.failures import FailureEvent, Failures
 from starec_ray.config import STARecConfig
-from starec_ray.errors import DeadlineError, STARecError
+from starec_ray.errors import DeadlineError, STARecError, WeightsLostError
 from starec_ray.evaluation.session import evaluation_session
 from starec_ray.rollouts.sampling import RunnerPool
 from tests.waiting import wait_until
@@ -53,6 +59,47 @@ def test_a_runner_that_can_not_start_ends_the_wait_with_its_cause(
         session.models.load_model(str(tiny_model))
         session.models.sample([], rollouts=1, temperature=0.0, seed=0)
     assert time.monotonic() - start < config.start_timeout_s / 5
+
+
+class Publishing:
+    """A learner that puts weights into the object store."""
+
+    def publish(self) -> ObjectStoreTicket:
+        weights = iter([("weight", torch.ones(2**18))])  # too large to travel with the ticket
+        return ObjectStorePublisher(timeout_s=30.0).publish(weights, version=3)
+
+
+class Reading:
+    """A runner without an engine."""
+
+    def load_weights(self, ticket: ObjectStoreTicket) -> dict[str, float]:
+        [(_, weight)] = ticket._tensors()
+        return {"sum": float(weight.sum())}
+
+
+def test_weights_that_died_with_their_learner_are_no_fault_of_the_runners(ray_cluster):
+    learner = ray.remote(num_cpus=0)(Publishing).remote()
+    runner = ray.remote(num_cpus=0)(Reading).remote()
+    publication = ObjectStorePublication(ray.get(learner.publish.remote()))
+    events: list[FailureEvent] = []
+    failures = Failures(9, 60.0)
+    failures.tell = events.append
+    manager = FaultTolerantActorManager([runner], init_id=1)
+    pool = RunnerPool(SimpleNamespace(_worker_manager=manager), 60.0, 60.0, 60.0, failures)
+    assert pool.load_weights(publication) == {"sum": 2**18}
+    ray.kill(learner)
+
+    def gone() -> bool:
+        try:
+            pool.load_weights(publication)
+        except WeightsLostError as error:
+            assert "the weights of version 3 are gone" in str(error)
+            return True
+        return False
+
+    wait_until(gone, 60.0, "the weights outlive their learner")
+    assert manager.healthy_actor_ids() == [1] and not events
+    ray.kill(runner)
 
 
 class Sleeper:
