@@ -33,6 +33,8 @@ class Alarms:
                 f"the gradient wasn't finite {self._skipped_in_a_row} times in a row "
                 f"(max_skipped_steps {config.max_skipped_steps})"
             )
+        if update["skipped"]:
+            return  # what was measured of it isn't finite either, and it changed nothing
         for metric, limit in {"kl": config.max_kl, "grad_norm": config.max_grad_norm}.items():
             if limit and update.get(metric, 0.0) > limit:
                 raise CollapseError(f"{metric} is {update[metric]:.4g}, above its limit {limit:g}")

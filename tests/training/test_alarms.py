@@ -1,5 +1,6 @@
 """A run that has collapsed is ended; a healthy one isn't."""
 
+import math
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -47,6 +48,14 @@ def test_updates_left_out_end_the_run_when_they_follow_each_other():
         watching.check(HEALTHY | {"skipped": skipped})
     with pytest.raises(CollapseError, match="wasn't finite 2 times in a row"):
         watching.check(HEALTHY | {"skipped": 1.0})
+
+
+def test_of_an_update_left_out_nothing_is_compared_with_a_limit():
+    watching = alarms(max_grad_norm=10.0, max_kl=1.0, max_skipped_steps=2)
+    watching.check(HEALTHY | {"skipped": 1.0, "grad_norm": math.inf, "kl": math.inf})
+    watching.check(HEALTHY)
+    with pytest.raises(CollapseError, match="grad_norm is 20"):
+        watching.check(HEALTHY | {"grad_norm": 20.0})
 
 
 def test_the_batch_that_set_off_the_alarm_is_told_apart_from_others_of_its_iteration():
