@@ -59,6 +59,10 @@ def sweep(
             a sweep of another recipe or space; if the recipe can't be run, or the cluster has no
             room for one trial.
     """
+    if recipe.run.iterations < 1:
+        raise ConfigError(
+            "run.iterations is 0: a sweep compares trials while stage two lasts. Give it 1 or more."
+        )
     folder = RunDir(out)  # only for its lock
     trials = folder.path / TRIALS
     with folder.lock():

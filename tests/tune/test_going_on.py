@@ -49,6 +49,13 @@ def test_an_anchor_that_was_killed_is_gone_on_with(recipe, anchors, tmp_path):
     assert anchors == [(0, False), (0, True)]
 
 
+def test_a_sweep_without_iterations_is_refused_before_anything_is_written(recipe, tmp_path):
+    without = build(with_values(recipe.sections, {"run.iterations": 0}))
+    with pytest.raises(ConfigError, match=r"run\.iterations is 0"):
+        sweep(without, SPACE, tmp_path / "out", Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_holds_a_sweep_is_not_begun_with_again(recipe, anchors, tmp_path):
     begin(recipe, SPACE, tmp_path)
     with pytest.raises(ConfigError, match=r"holds a sweep already.*--resume"):
