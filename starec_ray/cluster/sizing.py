@@ -46,7 +46,8 @@ def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
     too; activations come on top.
     """
     ranks, stage = max(1, config.num_learners), config.zero_stage
-    master = 4 if bytes_each == 2 else 0
+    # Of float32 weights too; with ZeRO 3 these are the master copy themselves.
+    master = 0 if stage == 3 and bytes_each == 4 else 4
     weights = parameters * bytes_each / (ranks if stage == 3 else 1)
     gradients = parameters * 4 / (ranks if stage >= 2 else 1)  # added up in float32
     optimiser = parameters * (ADAM_BYTES + master) / ranks

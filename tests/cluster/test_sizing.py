@@ -54,3 +54,16 @@ def test_a_batch_that_does_not_grow_leaves_a_large_cluster_idle():
     assert large.sampling > small.sampling / 4  # 64 times the GPUs
     grown = iteration(SEVEN, 512, 64 * 64)
     assert grown.sampling == pytest.approx(small.sampling)
+
+
+def test_a_learners_bytes_add_up_in_either_dtype_and_every_stage():
+    def of(stage: int, bytes_each: int, kl_coeff: float = 0.0) -> float:
+        config = SimpleNamespace(num_learners=2, zero_stage=stage, kl_coeff=kl_coeff)
+        return sizing.learner_bytes(1000, bytes_each, config) / 1000
+
+    # Weights, gradients, master copy and moments of which each learner has half, anchor.
+    assert of(1, 2) == 2 + 4 + (4 + 8) / 2
+    assert of(2, 2, kl_coeff=0.1) == 2 + 4 / 2 + (4 + 8) / 2 + 2
+    assert of(2, 4) == 4 + 4 / 2 + (4 + 8) / 2
+    assert of(3, 2) == (2 + 4 + 4 + 8) / 2
+    assert of(3, 4, kl_coeff=0.1) == (4 + 4 + 8 + 4) / 2  # float32 weights are the master copy
