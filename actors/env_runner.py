@@ -32,8 +32,9 @@ from starec_ray.schemas import ROLLOUTS
 class VLLMEnvRunner(EnvRunner, FaultAwareApply):
     """A vLLM engine in RLlib's EnvRunnerGroup; the users' agents are its environment.
 
-    It reads the prompts' side of the data folder alone. What a user really chose reaches it
-    only inside a `ReflectTask`, which is made after the ranking was scored.
+    It reads the prompts' side of the data folder alone. What a user really chose reaches its
+    prompts only inside a `ReflectTask`, which is made after the ranking was scored; what was
+    chosen in a round before it is a part of the history then.
     """
 
     config: Any  # an AlgorithmConfig with this system's fields

@@ -106,7 +106,7 @@ def paired_difference(
 
     The p value inverts the percentile interval: twice the smaller share of resampled mean
     differences on either side of zero (zeros count on both), so that p < 1 - level where the
-    interval leaves zero out.
+    interval leaves zero out, to within a resample.
 
     Args:
         a, b: one value a case, float arrays [cases], case by case beside each other.

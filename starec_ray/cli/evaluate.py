@@ -66,6 +66,7 @@ def evaluate(
         sections = found.read_config()
     elif recipe is not None:
         sections = load_recipe(recipe).sections
+    trained_with = sections.get("data", {}).get("path", "") if data is not None else ""
     if data is not None:
         sections.setdefault("data", {})["path"] = str(data)
     settings = sections.setdefault("run", {})
@@ -82,4 +83,12 @@ def evaluate(
     local_path(out)
     # Without a recipe nothing says what the model was before its training.
     known = found is not None or recipe is not None
-    evaluate_models(models, build(sections), out, Console(), split, untrained=known)
+    evaluate_models(
+        models,
+        build(sections),
+        out,
+        Console(),
+        split,
+        untrained=known,
+        trained_with=trained_with,
+    )

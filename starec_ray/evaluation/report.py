@@ -35,10 +35,12 @@ def write_evaluation(
     data_path: str,
     split: str,
     seed: int = 0,
+    trained_users: int = 0,
 ) -> dict[str, Any]:
     """Write evaluation.json, evaluation_cases.parquet and policies.png; returns the summary.
 
-    `data_path` and `split` say where the cases are from.
+    `data_path` and `split` say where the cases are from, `trained_users` of how many the models
+    may have learned; the summary has it where there are any.
 
     Everything in the summary can be computed again from evaluation_cases.parquet (see
     `results.read_results`) and the data folder.
@@ -46,7 +48,9 @@ def write_evaluation(
     activity = {
         case_id: dataset.case(case_id).activity for result in results for case_id in result.case_ids
     }
-    where = {"data": data_path, "split": split, "seed": seed}
+    where: dict[str, Any] = {"data": data_path, "split": split, "seed": seed}
+    if trained_users:
+        where["trained_users"] = trained_users
     summary = where | summarise(results, activity, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "evaluation_cases.parquet") as aside:

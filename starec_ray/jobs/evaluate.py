@@ -8,6 +8,7 @@ from starec_ray.cluster.connection import check_resources, start_ray
 from starec_ray.cluster.placement import actor_bundles
 from starec_ray.config.recipe import Recipe
 from starec_ray.data.dataset import Dataset
+from starec_ray.data.store import MANIFEST
 from starec_ray.errors import ConfigError
 from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
@@ -38,8 +39,13 @@ def evaluate_models(
     split: str = "test",
     *,
     untrained: bool = True,
+    trained_with: str = "",
 ) -> dict:
     """Random order, popularity, the recipe's untrained model, then `models` (policy → folder).
+
+    Args:
+        trained_with: the data folder that the models learned from, where it is another one: users
+            that they may have learned from are told of, on the screen and in the summary.
 
     Raises:
         ConfigError: if one of the models isn't there, or has another shape than the recipe's.
@@ -52,10 +58,36 @@ def evaluate_models(
     run = recipe.run
     dataset = Dataset.load(config.data_path)
     check_cases(dataset, split, run.evaluation_cases, slow_thinking=run.evaluate_slow_thinking)
+    known = users_trained_on(dataset, split, run.evaluation_cases, trained_with)
+    if known:
+        console.print(
+            f"[yellow]{known} of these {split} users are training users of {trained_with}[/], "
+            "which these models were trained with: their figures may be too good."
+        )
     start_ray(recipe.run.ray)
     check_resources(actor_bundles(config, learners=False), REMEDY)
     with evaluation_session(config) as session:
-        return compare(session, models, recipe, out, console, split)
+        return compare(session, models, recipe, out, console, split, trained_users=known)
+
+
+def users_trained_on(dataset: Dataset, split: str, limit: int, trained_with: str) -> int:
+    """How many of the users that are evaluated are training users of another data folder, one made
+    of the same files; 0 where that folder isn't there any more."""
+    if split == "train" or not (Path(trained_with) / MANIFEST).is_file():
+        return 0
+    other = Dataset.load(trained_with)
+    if _origin(other) != _origin(dataset):
+        return 0  # whose user ids are other people's
+    cases = evaluation_case_ids(dataset, split, limit or None)
+    learned_from = {other.case(case_id).user_id for case_id in other.case_ids("train")}
+    return len({dataset.case(case_id).user_id for case_id in cases} & learned_from)
+
+
+def _origin(dataset: Dataset) -> tuple:
+    """What decides who a user id is."""
+    manifest = dataset.manifest
+    simulated = manifest["parameters"].get("simulated_users")
+    return manifest["source"], manifest["inputs"], simulated and (simulated, manifest["seed"])
 
 
 def compare(
@@ -65,6 +97,8 @@ def compare(
     out: Path,
     console: Console,
     split: str = "test",
+    *,
+    trained_users: int = 0,
 ) -> dict:
     """Random order, popularity, then `models`, with engines that run already.
 
@@ -89,6 +123,7 @@ def compare(
         data_path=str(recipe.config.data_path),
         split=split,
         seed=recipe.run.seed,
+        trained_users=trained_users,
     )
     print_evaluation(summary, console)
     return summary

@@ -1,0 +1,40 @@
+"""Which users of another data folder a model may know."""
+
+import pytest
+
+from starec_ray.data.dataset import Dataset
+from starec_ray.data.prepare import prepare
+from starec_ray.jobs.evaluate import users_trained_on
+
+USERS = {"train_users": 20, "validation_users": 5, "test_users": 20, "simulated_users": 60}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The same users, dealt out in two ways, and others."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("first", "second"):
+        prepare("synthetic", root / name, negatives=3, **USERS)
+    prepare("synthetic", root / "third", negatives=3, **USERS | {"test_users": 30})
+    prepare("synthetic", root / "others", negatives=3, seed=1, **USERS)
+    return root
+
+
+def test_users_that_were_trained_on_are_counted_among_those_evaluated(folders):
+    dataset = Dataset.load(folders / "third")
+    trained = Dataset.load(folders / "first")
+    learned_from = {trained.case(case_id).user_id for case_id in trained.case_ids("train")}
+    asked = {dataset.case(case_id).user_id for case_id in dataset.case_ids("test")}
+    found = users_trained_on(dataset, "test", 0, str(folders / "first"))
+    assert found == len(asked & learned_from) > 0
+    assert (
+        users_trained_on(Dataset.load(folders / "others"), "test", 0, str(folders / "first")) == 0
+    )
+    assert users_trained_on(dataset, "train", 0, str(folders / "first")) == 0  # asked for
+
+
+def test_the_same_split_and_a_folder_that_is_gone_tell_of_none(folders):
+    dataset = Dataset.load(folders / "second")
+    assert users_trained_on(dataset, "test", 0, str(folders / "first")) == 0
+    assert users_trained_on(dataset, "test", 0, str(folders / "gone")) == 0
+    assert users_trained_on(dataset, "test", 0, "") == 0
