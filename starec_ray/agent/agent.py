@@ -1,8 +1,9 @@
 """The agent: turns tasks into prompts and replies into rankings or summaries. Knows no engine."""
 
+import heapq
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starec_ray.agent.formats import FORMATS, MAX_REPLY
@@ -10,11 +11,15 @@ from starec_ray.agent.item_text import one_line
 from starec_ray.agent.memory import MAX_SUMMARY, Memory, digest
 from starec_ray.agent.prompts import Messages, PromptWriter
 from starec_ray.agent.reply_form import ReplyForm
-from starec_ray.agent.tasks import RankTask, SummarizeTask, Task
+from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask, Task
 from starec_ray.data.dataset import Case, Dataset
 from starec_ray.errors import ConfigError
 
 CountTokens = Callable[[Messages], int]
+PROMPTS_COUNTED = 20  # the longest by characters, for by tokens another one may be the longest
+REMEDY = (
+    "Raise max_model_len, show fewer item_attributes, or prepare the data with fewer negatives."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Agent:
             ones live on in the preference summary.
         max_prompt_tokens: the model's window less the room for a reply.
         constrained: rankings keep to the blanks of their reply format.
+        remedy: what helps where a prompt doesn't fit, in the words of who set this up.
     """
 
     def __init__(
@@ -44,12 +50,14 @@ class Agent:
         history_shown: int,
         max_prompt_tokens: int,
         constrained: bool,
+        remedy: str = REMEDY,
     ) -> None:
         self.dataset = dataset
         self.writer = writer
         self.history_shown = history_shown
         self.max_prompt_tokens = max_prompt_tokens
         self.constrained = constrained
+        self.remedy = remedy
 
     @classmethod
     def from_config(cls, config: Any, dataset: Dataset) -> "Agent":
@@ -76,24 +84,51 @@ class Agent:
         return digest(self.dataset.case(case_id).history)
 
     def prompt(self, task: Task, count_tokens: CountTokens) -> Prompt:
-        """The messages for a task, the oldest history shed first until they fit.
+        """The messages for a task, the oldest history shed first until they fit; where all of it
+        is shed, the summary is cut.
 
         Raises:
-            ConfigError: if they don't fit without any history; candidates are never shed.
+            ConfigError: if they don't fit without either; candidates are never shed.
         """
         case = self.dataset.case(task.case_id)
         memory = Memory.of(case, task.summary)
         at_hand = min(self.history_shown, len(memory.history))
         for shown in range(at_hand, -1, -1):
             messages = self._messages(task, case, memory.latest(shown))
-            tokens = count_tokens(messages)
-            if tokens <= self.max_prompt_tokens:
+            if count_tokens(messages) <= self.max_prompt_tokens:
                 return Prompt(messages, at_hand - shown)
+        # A summary that was sampled may be of any length: no reason to end a run.
+        memory = memory.latest(0)
+        while memory.summary:
+            memory = replace(memory, summary=memory.summary[: len(memory.summary) // 2].rstrip())
+            messages = self._messages(task, case, memory)
+            if count_tokens(messages) <= self.max_prompt_tokens:
+                return Prompt(messages, at_hand)
         raise ConfigError(
-            f"case {task.case_id}: the prompt takes {tokens} tokens without any history, but "
-            f"only {self.max_prompt_tokens} fit. Raise max_model_len, show fewer "
-            "item_attributes, or prepare the data with fewer negatives."
+            f"case {task.case_id}: the prompt takes {count_tokens(messages)} tokens without any "
+            f"history, but only {self.max_prompt_tokens} fit. {self.remedy}"
         )
+
+    def shortest_prompt(self, case_id: str) -> Messages:
+        """Of a ranking without history and summary: what has to fit, whatever else is shed."""
+        case = self.dataset.case(case_id)
+        return self._messages(RankTask(case_id, ""), case, Memory.of(case, "").latest(0))
+
+    def check_room(self, case_ids: Sequence[str], count_tokens: CountTokens) -> None:
+        """Counts the tokens of the longest of the shortest prompts.
+
+        Raises:
+            ConfigError: if one of them doesn't fit.
+        """
+
+        def characters(case_id: str) -> int:
+            return sum(len(message["content"]) for message in self.shortest_prompt(case_id))
+
+        for case_id in heapq.nlargest(PROMPTS_COUNTED, case_ids, key=characters):
+            shown = tuple(item.item_id for item in self.dataset.case(case_id).candidates)
+            # Of a short list the reflection is the longer one.
+            for task in (RankTask(case_id, ""), ReflectTask(case_id, "", shown, shown[0])):
+                self.prompt(task, count_tokens)
 
     def reply_form(self, task: Task, tokenizer: Any) -> ReplyForm | None:
         """What constrained decoding keeps a reply to; None where it is free."""

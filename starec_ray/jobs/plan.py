@@ -94,9 +94,8 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str]) -> None:
-    """Checks that prompts and whole rankings of the cases of these splits have room.
-
-    That is one of the longest lists as a prompt, and the replies of CASES_CHECKED cases at most.
+    """Checks that prompts and whole rankings of the cases of these splits have room, of
+    CASES_CHECKED cases at most.
 
     Raises:
         ConfigError: naming what is too small.
@@ -104,10 +103,8 @@ def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str])
     dataset = agent.dataset
     for split in splits:
         cases = dataset.case_ids(split)
-        widest = max(cases, key=lambda case_id: len(dataset.case(case_id).candidates))
-        task = RankTask(widest, agent.initial_summary(widest))
-        agent.prompt(task, lambda messages: count_tokens(tokenizer, messages))
         some = cases[:: math.ceil(len(cases) / CASES_CHECKED)]
+        agent.check_room(some, lambda messages: count_tokens(tokenizer, messages))
         forms = (agent.reply_form(RankTask(case_id, ""), tokenizer) for case_id in some)
         longest = max((form.longest for form in forms if form), default=0)
         if longest > config.max_rank_tokens:

@@ -116,9 +116,35 @@ def test_a_prompt_that_does_not_fit_sheds_the_oldest_history_and_no_candidate():
     assert newest in text
 
 
+def test_a_summary_that_does_not_fit_is_cut_once_all_history_is_shed():
+    bare = agent().shortest_prompt("u/0")
+    tight = agent(window=words(bare) + 50 + 9)  # its head, and eight words of it
+    tight.check_room(["u/0"], words)
+    task = RankTask("u/0", " ".join(f"word{number}" for number in range(100)))
+    prompt = tight.prompt(task, words)
+    assert words(prompt.messages) <= tight.max_prompt_tokens and prompt.history_shed == 20
+    text = prompt.messages[1]["content"]
+    assert "word0" in text and "word9" not in text
+    assert text.split("Candidates:")[1] == bare[1]["content"].split("Candidates:")[1]
+
+
+def test_all_that_can_not_be_shed_is_known_to_fit_or_told():
+    bare = words(agent().shortest_prompt("u/0"))
+    agent(window=bare + 50).check_room(["u/0"], words)
+    with pytest.raises(ConfigError, match=rf"case u/0: .* takes {bare} tokens"):
+        agent(window=bare + 49).check_room(["u/0"], words)
+
+
 def test_candidates_that_do_not_fit_are_an_error_that_names_the_case():
     with pytest.raises(ConfigError, match=r"case u/0.*max_model_len"):
         agent(window=60).prompt(RankTask("u/0", ""), words)
+
+
+def test_who_built_the_agent_says_what_helps_where_a_prompt_does_not_fit():
+    writer = agent().writer
+    mine = Agent(OneCase(), writer, 5, 10, constrained=False, remedy="Buy paper.")  # type: ignore
+    with pytest.raises(ConfigError, match=r"only 10 fit\. Buy paper\.$"):
+        mine.prompt(RankTask("u/0", ""), words)
 
 
 PIECES = [item.title for item in ITEMS] + ["9", "\n", "<think>", "</think>", "<|im_end|>", "Likes "]
