@@ -11,6 +11,7 @@ from starec_ray.errors import ConfigError
 from starec_ray.files import local_path
 
 ENDPOINT, LOCAL, TEMPLATE = "Endpoint", "Local model", "Template"
+MOST_SEED = 2**63 - 1  # that a column of the table holds
 
 
 def distill(
@@ -130,7 +131,10 @@ def distill(
             rich_help_panel=TEMPLATE,
         ),
     ] = 0.3,
-    seed: Annotated[int, typer.Option(help="Seed for choosing users and for each request.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=MOST_SEED, help="Seed for choosing users and for each request."),
+    ] = 0,
 ) -> None:
     """Let a teacher play the agent's loop on training users, and keep what is sound.
 
@@ -142,7 +146,7 @@ def distill(
     """
     from starec_ray.agent.formats import FORMATS
     from starec_ray.data.dataset import Dataset, load_targets
-    from starec_ray.distill.pipeline import DistillSettings
+    from starec_ray.distill.pipeline import DistillSettings, choose_cases
     from starec_ray.distill.teachers import Teacher, TemplateAnswers
     from starec_ray.jobs import distill as job
 
@@ -151,6 +155,8 @@ def distill(
     local_path(out)
     dataset = Dataset.load(data)
     agent = job.teachers_agent(dataset, reply_format, history_shown, max_prompt_tokens)
+    settings = DistillSettings(users, min_score, rethinks, seed, guided)
+    cases = choose_cases(agent, settings)  # before a teacher is built, which may take long
     asked: Teacher
     if teacher == "template":
         asked = TemplateAnswers(dataset, FORMATS[reply_format], popularity_weight)
@@ -192,9 +198,10 @@ def distill(
         )
     job.distill(
         agent,
+        cases,
         load_targets(data),
         asked,
-        DistillSettings(users, min_score, rethinks, seed, guided),
+        settings,
         [temperature, max_tokens, extra_body, popularity_weight],
         out,
         Console(),

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from starec_ray.agent.agent import Agent
+from starec_ray.agent.item_text import one_line
 from starec_ray.agent.prompts import Messages
 from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask, Task
 from starec_ray.distill.guided import reply_grammar
@@ -63,12 +64,34 @@ Chain = list[Attempt]
 Judge = Callable[[Sequence[tuple[Task, dict[str, Any]]]], list[tuple[float | None, Judgement]]]
 
 
+def choose_cases(agent: Agent, settings: DistillSettings) -> list[str]:
+    """The first case of each of `settings.users` training users, in a seeded order.
+
+    Raises:
+        DataError: if no user has a later case, which reflections are judged by.
+        ConfigError: if the prompt of a ranking wouldn't fit: known before anything is asked.
+    """
+    dataset = agent.dataset
+    first = [c for c in dataset.case_ids("train", 0) if dataset.case(c).next_case_id]
+    if not first:
+        raise DataError(
+            "no training user has a second case, which reflections are judged by: prepare the "
+            "data with --train-users and with --rounds 2 or more."
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(first))
+    chosen = [first[index] for index in order[: settings.users]]
+    follow_ups = [dataset.case(case_id).next_case_id for case_id in chosen]
+    agent.check_room([*chosen, *filter(None, follow_ups)], _count_tokens)
+    return chosen
+
+
 @dataclass
 class Distillation:
-    """The loop over `settings.users` training users.
+    """The loop over training users.
 
     Args:
         agent: writes the prompts and reads the replies.
+        cases: the users' first ones, see `choose_cases`.
         targets: case id → item id that the user chose; the teacher sees it as feedback alone.
 
     Attributes:
@@ -76,6 +99,7 @@ class Distillation:
     """
 
     agent: Agent
+    cases: Sequence[str]
     targets: dict[str, str]
     teacher: Teacher
     journal: Journal
@@ -85,9 +109,9 @@ class Distillation:
 
     def run(self) -> pa.Table:
         """All traces, kept or not, as `schemas.DISTILLED`."""
-        cases = self._cases()
+        agent, cases = self.agent, self.cases
         summaries = [SummarizeTask(case_id) for case_id in cases]
-        rankings = [RankTask(case_id, self.agent.initial_summary(case_id)) for case_id in cases]
+        rankings = [RankTask(case_id, agent.initial_summary(case_id)) for case_id in cases]
         rows = self._rows("summarize", self._chains("summarize", summaries, self._judge_summaries))
         ranked = self._chains("rank", rankings, self._judge_rankings)
         rows += self._rows("rank", ranked)
@@ -95,22 +119,6 @@ class Distillation:
         rows += self._rows("reflect", self._chains("reflect", reflections, self._judge_reflections))
         rows += [self._row("rank", attempt, 0, None) for _, attempt in self._follow_ups]
         return pa.Table.from_pylist(rows, schema=DISTILLED)
-
-    def _cases(self) -> list[str]:
-        """The first case of each chosen training user, in a seeded order.
-
-        Raises:
-            DataError: if no user has a later case, which reflections are judged by.
-        """
-        dataset = self.agent.dataset
-        first = [c for c in dataset.case_ids("train", 0) if dataset.case(c).next_case_id]
-        if not first:
-            raise DataError(
-                "no training user has a second case, which reflections are judged by: prepare "
-                "the data with --rounds 2 or more."
-            )
-        order = np.random.default_rng(self.settings.seed).permutation(len(first))
-        return [first[index] for index in order[: self.settings.users]]
 
     def _reflections(self, ranked: Sequence[Chain]) -> list[Task]:
         """A reflection on each real mistake: a first ranking that missed what the user chose."""
@@ -175,9 +183,9 @@ class Distillation:
         return Question(task, messages, self.settings.seed, grammar)
 
     def _read(self, task: Task, answer: Answer) -> dict[str, Any]:
-        return self.agent.read(task, answer.text) | {
-            "rationale": " ".join(answer.reasoning.split())
-        }
+        # The student learns the rationale: whole, but no control token with it.
+        rationale = one_line(answer.reasoning, len(answer.reasoning))
+        return self.agent.read(task, answer.text) | {"rationale": rationale}
 
     # --- judges: (task, reading) pairs → scores and judgements -------------------------------
 

@@ -18,6 +18,7 @@ from starec_ray.files import written_whole
 from starec_ray.training.traces import KEPT
 
 SCORED = {"rank": "rankings", "reflect": "reflections, by their follow-up ranking"}
+FIRST_CASE = "/0"  # how its id ends; a user's later cases are ranked as follow-ups alone
 BLUE, GREY = "#2a6f97", "#9aa5b1"
 
 
@@ -27,7 +28,8 @@ def summarise(traces: pa.Table) -> dict[str, Any]:
     Returns:
         {"traces": n, "kept": n, "tokens": {"prompt": n, "reply": n},
         "verdicts": {kind: {verdict: n}}, "ndcg": {kind: {"asked": mean of all first answers
-        (a malformed one's is 0), "screened": of those kept, "rethought": of all kept, or None}}}
+        (a malformed one's is 0), "screened": of those kept, "rethought": of all kept, or None}}}.
+        Follow-up rankings are among the verdicts of "rank"; their NDCG is that of "reflect".
     """
     verdicts: dict[str, dict[str, int]] = {}
     for row in traces.group_by(["kind", "verdict"]).aggregate([([], "count_all")]).to_pylist():
@@ -48,6 +50,8 @@ def summarise(traces: pa.Table) -> dict[str, Any]:
 
 def _ndcg(traces: pa.Table, kind: str) -> dict[str, float | None]:
     scored = traces.filter(pc.and_(pc.equal(traces["kind"], kind), pc.is_valid(traces["score"])))
+    if kind == "rank":
+        scored = scored.filter(pc.ends_with(scored["case_id"], FIRST_CASE))
     scores = scored["score"].to_numpy()
     first = scored["attempt"].to_numpy() == 0
     kept = np.asarray(scored["verdict"].to_pylist()) == KEPT

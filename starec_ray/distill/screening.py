@@ -1,10 +1,11 @@
 """What makes a trace sound, and what to tell a teacher whose answer isn't."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starec_ray.agent.item_text import clean
+from starec_ray.agent.item_text import folded, one_line
 from starec_ray.agent.prompts import Messages
 from starec_ray.data.dataset import Case
 from starec_ray.training.traces import KEPT
@@ -17,6 +18,9 @@ LOW_SCORE = "low score"
 
 MIN_RATIONALE = 3  # words
 MAX_NAMED = 5  # items that a fault names
+MIN_TITLE = 3  # letters and digits; "M" or "It" in a summary needn't be the film
+# Words of the scripts up to Cyrillic, and of the others each letter: not all of them part words.
+_WORD = re.compile(r"(?:(?=[\0-\u052f\u1e00-\u1fff])[^\W_])+|[^\W_]")
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,9 @@ def judge_summary(reading: dict[str, Any], case: Case) -> Judgement:
         return Judgement(MALFORMED, "There was no preference summary behind your thoughts.")
     if judgement := _without_rationale(reading):
         return judgement
-    summary = reading["summary"].casefold()
-    if not any(word in summary for word in preference_words(case)):
+    summary = f" {_words(reading['summary'])} "
+    named = (f" {word}{end} " in summary for word in preference_words(case) for end in ("", "s"))
+    if not any(named):
         return Judgement(
             NO_PREFERENCES,
             "Your summary names nothing that the user could like: no genre, person, period or "
@@ -103,11 +108,14 @@ def judge_follow_up(
 
 
 def preference_words(case: Case) -> set[str]:
-    """What a preference can be about, in small letters: tags, people, decades and titles."""
-    items = [item for item, _ in case.history] + list(case.candidates)
-    words = {clean(word) for item in items for word in (*item.tags, *item.people, item.title)}
+    """What a preference can be about, as `_words`: tags, people, decades and titles."""
+    items = [*(item for item, _ in case.history), *case.candidates]
+    titles = {_words(one_line(item.title)) for item in items}
+    words = {title for title in titles if len(title.replace(" ", "")) >= MIN_TITLE}
+    attributes = {text for item in items for text in (*item.tags, *item.people)}
+    words |= {_words(one_line(text)) for text in attributes}
     words |= {f"{item.year // 10 * 10}s" for item in items if item.year}
-    return {word.casefold() for word in words}
+    return words - {""}
 
 
 def rethink(messages: Messages, reply: str, fault: str) -> Messages:
@@ -121,6 +129,11 @@ def rethink(messages: Messages, reply: str, fault: str) -> Messages:
         {"role": "assistant", "content": reply},
         {"role": "user", "content": again},
     ]
+
+
+def _words(text: str) -> str:
+    """What of a text is letters and digits, in small ones, a space between words: "sci fi"."""
+    return " ".join(_WORD.findall(folded(text)))
 
 
 def _without_rationale(reading: dict[str, Any]) -> Judgement | None:

@@ -17,10 +17,15 @@ from starec_ray.distill.report import print_distillation, write_distillation
 from starec_ray.distill.teachers import CUT_OFF, Teacher
 
 ITEM_ATTRIBUTES = ("year", "tags", "people", "popularity")  # what a teacher is shown
+REMEDY = (
+    "Raise --max-prompt-tokens, or prepare the data with fewer negatives: starec data prepare … "
+    "--train-negatives."
+)
 
 
 def distill(
     agent: Agent,
+    cases: Sequence[str],
     targets: dict[str, str],
     teacher: Teacher,
     settings: DistillSettings,
@@ -32,6 +37,7 @@ def distill(
 
     Args:
         agent: see `teachers_agent`.
+        cases: see `pipeline.choose_cases`.
         targets: case id → item id that the user chose.
         asked_how: what of the teacher's settings changes its answers, plain JSON values. Answers
             of a journal in `out` stand where they are the same.
@@ -41,7 +47,7 @@ def distill(
     with Journal(out / "journal.jsonl", how) as journal:
         if len(journal):
             console.print(f"going on: {len(journal)} answers are there")
-        distillation = Distillation(agent, targets, teacher, journal, settings)
+        distillation = Distillation(agent, cases, targets, teacher, journal, settings)
         traces = distillation.run()
         summary = write_distillation(out, traces, teacher.usage.plain(), distillation.unanswered)
     print_distillation(summary, console)
@@ -71,4 +77,6 @@ def teachers_agent(
         max((item.popularity for item in dataset.items.values()), default=0),
         think_before_ranking=True,
     )
-    return Agent(dataset, writer, history_shown, max_prompt_tokens, constrained=False)
+    return Agent(
+        dataset, writer, history_shown, max_prompt_tokens, constrained=False, remedy=REMEDY
+    )

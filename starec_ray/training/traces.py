@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import TOP_GRADE
+from starec_ray.agent.item_text import one_line
 from starec_ray.agent.tasks import RankTask, ReflectTask, Task
 from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.errors import ConfigError, DataError
@@ -20,6 +21,7 @@ from starec_ray.schemas import TRACE_KINDS, TRACES
 BUNDLED, TEMPLATE = "bundled", "template"
 BUNDLED_TRACES = Path(__file__).parents[1] / "distill" / "bundled_traces.parquet"
 KEPT = "kept"  # DISTILLED's verdict on what is learned from
+WRITTEN = ("summary_before", "rationale", "summary")  # a teacher's own words
 # Scores rankings (columns case_id, ranking, malformed) and so reveals the feedback.
 Score = Callable[[pa.Table], pa.Table]
 
@@ -65,7 +67,8 @@ def trace_files(names: Sequence[str]) -> list[Path]:
 
 
 def read_traces(path: str | Path, agent: Agent) -> pa.Table:
-    """A trace table as any teacher wrote it; of a distillation's, the traces that were kept.
+    """A trace table as any teacher wrote it, but for brackets in its words, which could spell
+    control tokens: they become look-alikes. Of a distillation's, the traces that were kept.
 
     Raises:
         DataError: if the file lacks a column, or has a trace of a case that isn't one of a
@@ -87,8 +90,22 @@ def read_traces(path: str | Path, agent: Agent) -> pa.Table:
         table = table.select(TRACES.names).cast(TRACES)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path}: a column has another type than TRACES: {error}") from error
+    for name in WRITTEN:
+        texts = [text and _harmless(text) for text in table[name].to_pylist()]
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, TRACES.field(name), pa.array(texts, pa.string()))
     _check_rows(table, agent, path)
     return table
+
+
+def _harmless(text: str) -> str:
+    """The text without what spells control tokens; a line that has nothing of it stays as it is."""
+
+    def line_of(line: str) -> str:
+        harmless = one_line(line, len(line))
+        return line if harmless in ("", " ".join(line.split())) else harmless
+
+    return "\n".join(map(line_of, text.split("\n")))
 
 
 def _check_rows(table: pa.Table, agent: Agent, path: str | Path) -> None:

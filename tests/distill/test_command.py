@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from typer.testing import CliRunner
 
 from starec_ray.cli import app
+from starec_ray.data.prepare import prepare
+from starec_ray.errors import ConfigError, DataError
 from tests.distill.server import TeacherServer, teacher_server
 
 BEFORE_THE_KILL = 7  # answers
@@ -57,11 +60,42 @@ def test_a_killed_distillation_goes_on_and_ends_in_the_same_table(films, tmp_pat
     assert reports[0]["verdicts"] == reports[1]["verdicts"]
 
 
+def called(data: Path, out: Path, *options: str):
+    paths = ["--data", str(data), "--out", str(out)]
+    return CliRunner().invoke(app, ["distill", *paths, *options])
+
+
+@pytest.mark.parametrize("protocol", [{"train_users": 0}, {"rounds": 1}])
+def test_data_without_anybody_to_ask_about_are_a_clear_error(tmp_path, protocol):
+    prepare("synthetic", tmp_path / "data", test_users=10, validation_users=0, **protocol)
+    result = called(tmp_path / "data", tmp_path / "out", "--teacher", "template")
+    assert isinstance(result.exception, DataError)
+    assert "--train-users and with --rounds 2 or more" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63)])
+def test_a_seed_that_no_generator_or_column_takes_is_refused(films, tmp_path, seed):
+    result = called(films, tmp_path, "--teacher", "template", "--seed", seed)
+    assert result.exit_code == 2 and "--seed" in result.output
+
+
+def test_prompts_that_do_not_fit_are_told_in_the_commands_words_and_nothing_is_asked(
+    films, tmp_path
+):
+    with teacher_server() as server:
+        options = ["--teacher", "small", "--base-url", server.url, "--max-prompt-tokens", "256"]
+        result = called(films, tmp_path / "out", *options)
+        assert not server.seen
+    assert isinstance(result.exception, ConfigError)
+    assert "Raise --max-prompt-tokens" in str(result.exception)
+    assert "max_model_len" not in str(result.exception)
+
+
 def test_under_other_settings_a_question_is_asked_again(films, tmp_path):
     def distil_by_template(popularity_weight: str) -> dict:
         options = ["--teacher", "template", "--users", "4", "--popularity-weight"]
-        paths = ["--data", str(films), "--out", str(tmp_path)]
-        result = CliRunner().invoke(app, ["distill", *paths, *options, popularity_weight])
+        result = called(films, tmp_path, *options, popularity_weight)
         assert result.exit_code == 0, result.output
         table = pq.read_table(tmp_path / "traces.parquet")
         return {row["trace_id"]: row["ranking"] for row in table.to_pylist()}

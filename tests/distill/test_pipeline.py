@@ -13,10 +13,11 @@ from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.data.prepare import prepare
 from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
 from starec_ray.distill.journal import Journal
-from starec_ray.distill.pipeline import Distillation, DistillSettings
+from starec_ray.distill.pipeline import Distillation, DistillSettings, choose_cases
 from starec_ray.distill.report import summarise, write_distillation
 from starec_ray.distill.screening import NO_ANSWER
-from starec_ray.distill.teachers import TemplateAnswers
+from starec_ray.distill.teachers import Answer, TemplateAnswers, Usage
+from starec_ray.errors import ConfigError
 from starec_ray.metrics import ndcg_at
 from starec_ray.schemas import DISTILLED
 from starec_ray.training.traces import BUNDLED_TRACES, read_traces
@@ -39,7 +40,8 @@ def distil(agent, films, path, server=None, **endpoint):
         teacher = EndpointTeacher(EndpointSettings(server.url, "small", **settings))
     with Journal(path, teacher.name) as journal:
         settings = DistillSettings(USERS, min_score=0.5, rethinks=2, seed=3)
-        distillation = Distillation(agent, load_targets(films), teacher, journal, settings)
+        cases = choose_cases(agent, settings)
+        distillation = Distillation(agent, cases, load_targets(films), teacher, journal, settings)
         return distillation.run(), distillation
 
 
@@ -66,6 +68,35 @@ def test_scores_are_the_ndcg_of_the_rankings_and_screening_keeps_to_the_threshol
         rank = row["ranking"].index(targets[row["case_id"]]) + 1
         assert row["score"] == pytest.approx(ndcg_at([rank], 20)[0])
         assert row["verdict"] == ("kept" if row["score"] >= 0.5 else "low score")
+
+
+def test_before_anything_is_asked_all_rankings_have_to_fit(agent):
+    tight = Agent(agent.dataset, agent.writer, 10, 200, constrained=False, remedy="Ask me.")
+    with pytest.raises(ConfigError, match=r"only 200 fit\. Ask me\.$"):
+        choose_cases(tight, DistillSettings(USERS))
+
+
+class SlyTeacher:
+    """Thinks in control tokens."""
+
+    name = "sly"
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+
+    def answer(self, questions, record):
+        for question in questions:
+            record(question, Answer("Likes Drama.", "So <|im_end|>\n it is [/INST], " * 900, 0, 0))
+
+
+def test_a_rationale_spells_no_control_token_and_loses_nothing_else(agent, films, tmp_path):
+    settings = DistillSettings(users=1, rethinks=0)
+    with Journal(tmp_path / "j", "sly") as journal:
+        cases = choose_cases(agent, settings)
+        targets = load_targets(films)
+        table = Distillation(agent, cases, targets, SlyTeacher(), journal, settings).run()
+    expected = " ".join(["So ‹|im_end|› it is (/INST),"] * 900)
+    assert set(table["rationale"].to_pylist()) == {expected}
 
 
 def test_a_flawed_ranking_goes_back_with_the_misplaced_item_named_and_both_are_kept(table, films):
@@ -168,6 +199,20 @@ def test_the_report_counts_what_the_table_holds(table, tmp_path):
     assert summary["tokens"] == {"prompt": 50 * len(table), "reply": 10 * len(table)}
     assert (tmp_path / "report.png").stat().st_size > 1000
     assert pq.read_table(tmp_path / "traces.parquet").equals(table)
+
+
+def test_the_report_counts_a_follow_up_with_its_reflection_and_not_among_the_rankings(table):
+    rows = [row for row in table.to_pylist() if row["kind"] == "rank" and row["attempt"] == 0]
+    follow_ups = [row for row in rows if row["case_id"].endswith("/1")]
+    first = [row for row in rows if row not in follow_ups]
+    assert len(first) == USERS and follow_ups
+
+    def mean(rows):
+        return pytest.approx(sum(row["score"] for row in rows) / len(rows), abs=1e-4)
+
+    ndcg = summarise(table)["ndcg"]
+    assert ndcg["rank"]["asked"] == mean(first) != mean(rows)
+    assert ndcg["rank"]["screened"] == mean([row for row in first if row["verdict"] == "kept"])
 
 
 def test_the_template_teacher_goes_the_same_way(agent, films, tmp_path):

@@ -74,6 +74,31 @@ def test_a_summary_has_thoughts_and_words_that_a_preference_can_be_about(case, c
     assert judge_summary(SOUND | changes, case).verdict == told
 
 
+@pytest.mark.parametrize(
+    ("title", "tags", "summary", "told"),
+    [
+        ("M (1931)", (), "Likes many films from the middle.", "no preference words"),
+        ("M (1931)", (), "Likes M (1931) above all.", "kept"),
+        ("M", (), "Likes Bond's M.", "no preference words"),
+        ("Up", (), "Likes what cheers up.", "no preference words"),
+        ("Heat", ("War", "Pop"), "Likes popular films that reward.", "no preference words"),
+        ("Heat", ("War",), "Likes anti-war films.", "kept"),
+        ("Heat", ("Thriller",), "Likes thrillers.", "kept"),
+        ("Heat", ("Sci-Fi",), "Likes sci-fi.", "kept"),
+        ("Airplane!", (), "Likes Airplane! and what is like it.", "kept"),
+        ("…And Justice", (), 'Likes "…and justice".', "kept"),
+        ("Straße", (), "Likes STRASSE.", "kept"),
+        ("Amélie", (), "Likes Ame\u0301lie.", "kept"),
+        ("!!!", ("", "–"), "Likes it untitled!!!", "no preference words"),
+        ("Heat", ("戦争",), "Likes 戦争映画.", "kept"),  # no spaces between words
+    ],
+)
+def test_a_preference_is_named_by_whole_words(title, tags, summary, told):
+    history = ((item("h", title, tags=tags), True),)
+    case = Case("u/0", "u", "train", 0, None, history, (item("a", "Alien"),), {}, 1)
+    assert judge_summary(SOUND | {"summary": summary}, case).verdict == told
+
+
 def test_preference_words_are_those_of_the_history_and_the_candidates(case):
     assert preference_words(case) == {"crime", "mann", "heat", "1990s", "alien"}
 

@@ -17,7 +17,7 @@ from starec_ray.agent.prompts import PromptWriter
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
 from starec_ray.distill.journal import Journal
-from starec_ray.distill.pipeline import Distillation, DistillSettings
+from starec_ray.distill.pipeline import Distillation, DistillSettings, choose_cases
 
 pytestmark = pytest.mark.engine
 START_S = 240
@@ -71,14 +71,17 @@ def test_a_served_model_is_asked_judged_and_never_asked_twice(films, server, tmp
     writer = PromptWriter(FORMATS["grades"], (), 1, think_before_ranking=True)
     agent = Agent(Dataset.load(films), writer, 5, 1500, constrained=False)
     settings = DistillSettings(users=3, min_score=0.5, rethinks=1, seed=0)
+    cases = choose_cases(agent, settings)
 
     def distil():
         teacher = EndpointTeacher(
             EndpointSettings(server, "tiny", temperature=0.0, max_tokens=12, tries=2)
         )
         with Journal(tmp_path / "journal.jsonl", teacher.name) as journal:
-            table = Distillation(agent, load_targets(films), teacher, journal, settings).run()
-        return table, teacher.usage
+            distillation = Distillation(
+                agent, cases, load_targets(films), teacher, journal, settings
+            )
+            return distillation.run(), teacher.usage
 
     table, usage = distil()
     rows = table.to_pylist()
@@ -101,7 +104,8 @@ def test_a_guided_model_ranks_whole_whatever_it_knows(films, server, tmp_path):
     settings = DistillSettings(users=2, min_score=0.0, rethinks=0, seed=0, guided=True)
     teacher = EndpointTeacher(EndpointSettings(server, "tiny", temperature=1.0, max_tokens=512))
     with Journal(tmp_path / "journal.jsonl", teacher.name) as journal:
-        table = Distillation(agent, load_targets(films), teacher, journal, settings).run()
+        cases = choose_cases(agent, settings)
+        table = Distillation(agent, cases, load_targets(films), teacher, journal, settings).run()
     assert not teacher.usage.faults
     rankings = [row for row in table.to_pylist() if row["kind"] == "rank"]
     assert len(rankings) >= 2

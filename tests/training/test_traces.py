@@ -1,14 +1,20 @@
 """Traces of any teacher drop in, if they can be learned from."""
 
+from pathlib import Path
+
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from starec_ray.agent.agent import Agent
 from starec_ray.config import STARecConfig
+from starec_ray.data.dataset import Dataset
+from starec_ray.data.prepare import prepare
 from starec_ray.errors import DataError
 from starec_ray.schemas import TRACES
-from starec_ray.training.traces import read_traces
+from starec_ray.training.sequences import from_traces
+from starec_ray.training.traces import BUNDLED_TRACES, KEPT, read_traces
 from tests.small_world import dataset, write_random_traces
 
 
@@ -20,6 +26,50 @@ def agent(small_world) -> Agent:
 def test_a_written_table_is_read_as_it_is(agent, tmp_path):
     path = write_random_traces(tmp_path / "t.parquet", agent, 8)
     assert read_traces(path, agent).equals(pq.read_table(path))
+
+
+def with_words(path: Path, agent: Agent, **words: str) -> pa.Table:
+    """One reflection with these words, written and read again."""
+    row = pq.read_table(write_random_traces(path, agent, 1)).to_pylist()[0] | words
+    pq.write_table(pa.Table.from_pylist([row], schema=TRACES), path)
+    return read_traces(path, agent)
+
+
+def test_words_of_any_teacher_spell_no_control_token(agent, tmp_path):
+    words = {
+        "rationale": "First a look.\nSo <|im_end|> it </think> is ＜s> [INST].",
+        "summary": "Likes <|im_end|> Bravo.",
+        "summary_before": "Likes <think> Alpha.",
+    }
+    [read] = with_words(tmp_path / "t.parquet", agent, **words).to_pylist()
+    assert read["rationale"] == "First a look.\nSo ‹|im_end|› it ‹/think› is ‹s› (INST)."
+    assert read["summary"] == "Likes ‹|im_end|› Bravo."
+    assert read["summary_before"] == "Likes ‹think› Alpha."
+
+
+def test_a_reply_to_learn_ends_once_whatever_its_teacher_wrote(agent, tmp_path, tiny_model):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    end = tokenizer.eos_token
+    words = {"rationale": f"So {end} it is", "summary": f"Likes {end} Bravo."}
+    traces = with_words(tmp_path / "t.parquet", agent, **words)
+    [reply] = from_traces(traces, agent, tokenizer)["reply_ids"].to_pylist()
+    assert reply.count(tokenizer.eos_token_id) == 1 and reply[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("text", ["  Two\n\n  spaces,\ttabs:\n---\n", "x" * 30_000, "…", ""])
+def test_words_without_brackets_stay_as_they_are(agent, tmp_path, text):
+    [read] = with_words(tmp_path / "t.parquet", agent, rationale=text).to_pylist()
+    assert read["rationale"] == text
+
+
+def test_the_bundled_words_stay_as_they_are(tmp_path):
+    prepare("synthetic", tmp_path / "data", negatives=7)
+    bundled = Agent.from_config(STARecConfig(), Dataset.load(tmp_path / "data"))
+    table = pq.read_table(BUNDLED_TRACES)
+    kept = table.filter(pc.equal(table["verdict"], KEPT)).select(TRACES.names)
+    assert read_traces(BUNDLED_TRACES, bundled).equals(kept.cast(TRACES))
 
 
 @pytest.mark.parametrize(
