@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ObjectLostError
+from ray.exceptions import OwnerDiedError
 from torch import Tensor
 
 from actors.weight_transfer.base import (
@@ -62,7 +62,7 @@ class ObjectStoreTicket:
         """Views of shared memory: no copy is made, and none may be written to."""
         try:
             buffers = ray.get(self.buffers, timeout=self.timeout_s)
-        except ObjectLostError as error:  # learner 0 owns them, and took them along
+        except OwnerDiedError as error:  # learner 0 owns them, and took them along
             raise WeightsLostError(
                 f"the weights of version {self.version} are gone: {str(error).splitlines()[0]}"
             ) from error
