@@ -44,13 +44,14 @@ def read_lines(path: Path, encoding: str) -> pa.Array:
 class Rows:
     """The good rows of a file so far: string columns of one length, and their line numbers.
 
-    `types` says what the columns hold, where the file does.
+    `types` says what the columns hold and `named` what the file calls some of them, where it does.
     """
 
     columns: dict[str, pa.Array]
     lines: np.ndarray  # int64, 1-based
     bad: BadRows
     types: dict[str, str] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> pa.Array:
         return self.columns[name]

@@ -71,6 +71,7 @@ def test_only_a_sequence_of_tokens_is_cut(kind, people, tags, files):
         (["Film-Noir Action"] * 98 + ["War, Peace"], [("Film-Noir", "Action")] * 98),
         (["'Baby Care', 'Toys'"] * 98 + ["'A; B', 'Toys'"], [("Baby Care", "Toys")] * 98),
         (["Classic Rock"] * 90 + ["Pop;Rock"] * 9, [("Classic Rock",)] * 90),
+        (["King, Stephen"] * 7 + ["King, Stephen; Straub, Peter"] * 3, [("King, Stephen",)] * 7),
     ],
 )
 def test_a_field_is_cut_at_what_its_values_use_and_not_at_what_one_of_them_has(values, tags, files):
@@ -142,6 +143,27 @@ def test_fields_are_known_by_the_names_of_published_data_sets(
     }
     assert read.interactions["item_id"].to_pylist() == ["1", "2"]
     assert read.interactions["timestamp"].to_pylist() == [20, 30]
+
+
+def test_items_are_known_by_the_name_that_the_interactions_have_for_them(files):
+    inter = "user_id:token\tartist_id:token\nu\tBo\nu\tAnn\n"
+    items = "track_id:token\tartist_id:token\tid:token\tname:token\n1\tAnn\t7\tAnn\n2\tBo\t8\tBo\n"
+    read = recbole.read(files({"x.inter": inter, "x.item": items}), False, lambda text: None)
+    assert read.catalog["item_id"].to_pylist() == ["Ann", "Bo"]
+    row_numbers = "id:token\tuser_id:token\tsong_id:token\n1\tu\tBo\n"
+    folder = files({"x.inter": row_numbers, "x.item": items})
+    with pytest.raises(DataError, match="line 1 must name the fields"):
+        recbole.read(folder, False, lambda text: None)
+
+
+def test_a_field_that_holds_no_numbers_is_no_rating_and_no_time(files):
+    inter = "user_id:token\titem_id:token\tdate:token\tstars:token\n"
+    inter += "a\t1\t2018-01-02\t****\na\t2\t2018-01-01\t*\n"
+    users = "user_id:token\tid:token\tdate:float\na\t5\t2001\n"
+    folder = files({"ml.inter": inter, "ml.item": ITEMS, "ml.user": users})
+    read = recbole.read(folder, False, lambda text: None)
+    assert read.interactions["timestamp"].null_count == read.interactions["rating"].null_count == 2
+    assert read.users["profile"].to_pylist() == [[("id", "5"), ("date", "2001")]]
 
 
 def test_several_inter_files_are_one_log(files, tmp_path, small_protocol):

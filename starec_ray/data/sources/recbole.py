@@ -9,11 +9,12 @@ Beside them `*.item` (a title is needed), `*.user` (optional; every field is pro
 codes apart) and `*.random` (optional, without header: a user id, a tab, and candidate item ids
 separated by spaces). https://recbole.io/docs/user_guide/data/atomic_files.html
 
-Published data sets name these fields in many ways: `_NAMES` and the tuples below it are theirs.
+Published data sets name these fields in many ways: the tuples below are theirs.
 """
 
 import html
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,11 @@ from starec_ray.data.sources.movielens import split_title
 from starec_ray.data.text_tables import Rows, need_file, read_lines, split_rows
 from starec_ray.errors import DataError
 
-# What a field is called here, and what else it may be called in a file, the likeliest first.
-_NAMES = {
-    "user_id": ("anonymous_user_id", "visitor_id", "customer_id"),
-    "item_id": ("product_id", "track_id", "artist_id", "business_id", "id", "_id"),
-    "rating": ("stars",),
-    "timestamp": ("date",),
-}
+# What else a field may be called, the likeliest first.
+_USER_IDS = ("anonymous_user_id", "visitor_id", "customer_id")
+_ITEM_IDS = ("product_id", "track_id", "artist_id", "business_id")  # in an .inter file
+_OWN_IDS = ("id", "_id")  # in an .item file, besides
+_FLOATS = {"stars": "rating", "date": "timestamp"}  # in an .inter file, of type float
 _TITLES = ("title", "movie_title", "movie_name", "book_title", "name", "item_name", "app_name")
 _FILMS = ("movie_title", "movie_name")  # their titles may have a year behind them
 _YEARS = ("release_year", "publication_year", "year")
@@ -56,18 +55,18 @@ _PARTS = ("train", "valid", "test")
 def read(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
     """The atomic files of one data set; DataError if a needed one or a needed field is missing."""
 
-    def rows(path: Path, needed: tuple[str, ...]) -> Rows:
+    def rows(path: Path, **needed: Sequence[str]) -> Rows:
         say(f"reading {path.name}")
         return _read(path, needed, skip_bad_rows)
 
-    inter_paths = _inter_files(folder)
-    inter = [rows(path, ("user_id", "item_id")) for path in inter_paths]
+    inter = [rows(path, user_id=_USER_IDS, item_id=_ITEM_IDS) for path in _inter_files(folder)]
     sequences = ["item_id_list" in part.columns for part in inter]
     if any(sequences) and not all(sequences):
         raise DataError(f"{folder}: some .inter files have an item_id_list and some have none.")
-    items = rows(_only(folder, "item"), ("item_id",))
+    # As the interactions call them, if the items do too.
+    items = rows(_only(folder, "item"), item_id=(inter[0].named["item_id"], *_OWN_IDS, *_ITEM_IDS))
     user_paths = sorted(folder.glob("*.user"))
-    users = [rows(_only(folder, "user"), ("user_id",))] if user_paths else []
+    users = [rows(_only(folder, "user"), user_id=_USER_IDS)] if user_paths else []
     random_paths = sorted(folder.glob("*.random"))
     given = [_read_given(_only(folder, "random"), skip_bad_rows)] if random_paths else []
     files = [*inter, items, *users, *given]
@@ -109,13 +108,21 @@ def _only(folder: Path, suffix: str) -> Path:
     return paths[0] if paths else need_file(folder / f"{folder.name}.{suffix}")
 
 
-def _read(path: Path, needed: tuple[str, ...], skip_bad_rows: bool) -> Rows:
+def _read(path: Path, needed: Mapping[str, Sequence[str]], skip_bad_rows: bool) -> Rows:
+    """A file's rows; its fields have the names that are used here.
+
+    Args:
+        needed: fields without which it can't be used, and what else each may be called.
+    """
     lines = read_lines(path, "utf-8")
     header = lines[0].as_py().decode(errors="replace")
     fields = [field.partition(":") for field in header.split("\t")]
-    names = [name.strip() for name, _, _ in fields]
-    for name, others in _NAMES.items():
-        if name not in names and (found := [other for other in others if other in names]):
+    names, types = [name.strip() for name, _, _ in fields], [kind.strip() for *_, kind in fields]
+    named = {}
+    for name, others in needed.items():
+        found = [other for other in (name, *others) if other in names]
+        if found:
+            named[name] = found[0]
             names[names.index(found[0])] = name
     for name in needed:
         if name not in names:
@@ -124,7 +131,7 @@ def _read(path: Path, needed: tuple[str, ...], skip_bad_rows: bool) -> Rows:
                 f"{name}:token among them; found {header!r}."
             )
     rows = split_rows(path, lines[1:], "\t", names, skip_bad_rows=skip_bad_rows, first_line=2)
-    rows.types = {name: kind.strip() for name, (_, _, kind) in zip(names, fields, strict=True)}
+    rows.types, rows.named = dict(zip(names, types, strict=True)), named
     for name in needed:
         rows.require(name, pc.not_equal(rows[name], ""), f"a {name}")
     return rows
@@ -172,7 +179,7 @@ def _catalog(items: Rows) -> tuple[pa.Table, int]:
 
 
 def _lists(items: Rows, name: str | None) -> list[list[str]]:
-    """A field's values as lists, cut at the one of `;` `|` `,` that most of its values use.
+    """A field's values as lists, cut at the first of `;` `|` `,` that the field uses.
 
     RecBole's own separator, the space, is taken where hardly any value has one of these: names of
     several words are common. A field of another type than `token_seq` has one value, which isn't
@@ -185,8 +192,8 @@ def _lists(items: Rows, name: str | None) -> list[list[str]]:
         return [[value] if value else [] for value in values]
     uses = {mark: sum(mark in value for value in values) for mark in ";|,"}
     several = sum(any(mark in value for mark in " ;|,") for value in values)
-    most = max(uses, key=lambda mark: uses[mark])
-    separator = most if uses[most] and uses[most] >= _FEW * several else None
+    used = (mark for mark, values_with in uses.items() if values_with > _FEW * several)
+    separator = next(used, None)
     return [
         [part.strip(" '\"[]") for part in value.split(separator) if part.strip(" '\"[]")]
         for value in values
@@ -207,6 +214,9 @@ def _users(users: Rows) -> pa.Table:
 def _interactions(inter: list[Rows]) -> pa.Table:
     parts = []
     for rows in inter:
+        for theirs, name in _FLOATS.items():
+            if name not in rows.columns and rows.types.get(theirs) == "float":
+                rows.columns[name] = rows[theirs]
         if "rating" in rows.columns:
             rows.require_number("rating", float(np.finfo(np.float32).max), "a number as rating")
         if "timestamp" in rows.columns:
