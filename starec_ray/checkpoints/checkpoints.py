@@ -55,6 +55,7 @@ class Checkpoints:
         self._tell = tell
         self.store = store
         self._told: set[str] = set()
+        self._let_go: set[str] = set()  # names that the store may have still
 
     def save(self, algo: Saves, score: float | None = None) -> Path:
         """Writes one beside its place, then puts it there, and lets the oldest go; the store then
@@ -92,6 +93,7 @@ class Checkpoints:
         old = [path for path in self.sound()[: -self.keep] if path != best] if self.keep else []
         for path in old:
             shutil.rmtree(path)
+            self._let_go.add(path.name)
         if self.store:
             self._copy(self.store)
         return target
@@ -180,8 +182,9 @@ class Checkpoints:
         try:
             for path in self.sound():
                 store.put(path)
-            for name in set(store.names()) - {path.name for path in self.all()}:
+            for name in sorted(self._let_go):
                 store.remove(name)
+                self._let_go.discard(name)
         except Exception as error:  # each kind of store has its own
             self._tell(f"{store.address} has no copy of the newest checkpoint yet: {error}")
 

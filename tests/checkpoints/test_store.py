@@ -122,6 +122,19 @@ def test_what_could_not_be_removed_goes_with_the_next_one(checkpoints, address, 
     assert store_at(address).names() == names(checkpoints) == ["iteration-00003", "iteration-00004"]
 
 
+def test_the_store_keeps_what_this_folder_never_let_go(address, checkpoints, tmp_path):
+    for iteration in (1, 2):
+        save(checkpoints, iteration)
+    elsewhere = Checkpoints(tmp_path / "elsewhere", 2, store=store_at(address))
+    elsewhere.store.get("iteration-00002", elsewhere.folder)  # bringing ended there
+    save(elsewhere, 3)
+    kept = ["iteration-00001", "iteration-00002", "iteration-00003"]
+    assert store_at(address).names() == kept and names(elsewhere) == kept[1:]
+    shutil.rmtree(elsewhere.folder / kept[1])  # by hand, for room
+    save(elsewhere, 4)
+    assert store_at(address).names() == [*kept, "iteration-00004"]
+
+
 def test_going_back_lets_those_go_that_the_store_alone_has(address, checkpoints):
     for iteration in (1, 2):
         save(checkpoints, iteration)
