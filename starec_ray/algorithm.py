@@ -37,7 +37,7 @@ from starec_ray.cluster.start_deadline import StartDeadline
 from starec_ray.config import STARecConfig
 from starec_ray.config.identity import identity
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import ConfigError, STARecError, WeightsLostError
+from starec_ray.errors import ConfigError, STARecError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.models.resolve import load_tokenizer
 from starec_ray.rollouts.case_order import CaseOrder
@@ -141,11 +141,8 @@ class STARec(Algorithm):
         return "reinforce" if done else "anchor"
 
     def step(self) -> dict[str, Any]:
-        try:
+        with self.learners.noticing():
             return super().step()
-        except WeightsLostError:
-            self.learners("memory")  # whose weights they were is dead: this says so
-            raise
 
     def training_step(self) -> None:
         """One iteration of the stage that the run is in; results go to `self.metrics`."""
@@ -279,7 +276,7 @@ class STARec(Algorithm):
 
     def _sync_weights(self) -> None:
         """Publishes the learners' weights and loads them into every env runner."""
-        with self._timed("weight_transfer"):
+        with self._timed("weight_transfer"), self.learners.noticing():
             self.weight_version = max(self.weight_version, self.runners.weight_version) + 1
             weights = self.transfer.publish(self.learners, self.weight_version)
             parts = self.rollout_queue.offer(weights)

@@ -41,16 +41,25 @@ class ObjectStoreTicket:
             WeightsLostError: the learner that put them there is dead.
         """
         start = time.perf_counter()
+        buffers = self._buffers()  # before the engine lets its weights go
         llm.start_weight_update()
-        for chunk in self._chunks():
+        for chunk in self._chunks(buffers):
             llm.update_weights({"update_info": {"named_tensors": chunk}})
         llm.finish_weight_update()
         return {**self.seconds, "load": time.perf_counter() - start}
 
-    def _chunks(self) -> Iterator[list[tuple[str, Tensor]]]:
+    def _buffers(self) -> list[np.ndarray]:
+        try:
+            return ray.get(self.buffers, timeout=self.timeout_s)
+        except OwnerDiedError as error:  # learner 0 owns them, and took them along
+            raise WeightsLostError(
+                f"the weights of version {self.version} are gone: {str(error).splitlines()[0]}"
+            ) from error
+
+    def _chunks(self, buffers: Sequence[np.ndarray]) -> Iterator[list[tuple[str, Tensor]]]:
         chunk: list[tuple[str, Tensor]] = []
         size = 0
-        for name, tensor in self._tensors():
+        for name, tensor in self._tensors(buffers):
             chunk.append((name, tensor))
             size += tensor.numel() * tensor.element_size()
             if size >= CHUNK_BYTES:
@@ -58,14 +67,8 @@ class ObjectStoreTicket:
                 chunk, size = [], 0
         yield chunk
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def _tensors(self, buffers: Sequence[np.ndarray]) -> Iterator[tuple[str, Tensor]]:
         """Views of shared memory: no copy is made, and none may be written to."""
-        try:
-            buffers = ray.get(self.buffers, timeout=self.timeout_s)
-        except OwnerDiedError as error:  # learner 0 owns them, and took them along
-            raise WeightsLostError(
-                f"the weights of version {self.version} are gone: {str(error).splitlines()[0]}"
-            ) from error
         for layout, buffer in zip(self.index, buffers, strict=True):
             with warnings.catch_warnings():
                 # Not writable by design: vLLM copies out of it.

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from ray.util.placement_group import remove_placement_group
 from learners.collective import LearnerLostError
 from starec_ray.cluster.actor_logs import last_lines
 from starec_ray.cluster.failures import Failures
-from starec_ray.errors import DeadlineError, STARecError
+from starec_ray.errors import DeadlineError, STARecError, WeightsLostError
 
 LOGS_SHOWN = 4  # of learners that are late; most of them wait for one of them
 SHORT = 300  # characters of an error that isn't the root
@@ -70,6 +71,19 @@ class LearnerCalls:
         if errors or late:
             self._lose_in(method, errors, late, timeout_s)
         return ray.get(refs)
+
+    @contextlib.contextmanager
+    def noticing(self) -> Iterator[None]:
+        """A block in which weights that are gone are the loss of the learner that had them.
+
+        Raises:
+            LearnersLostError: in the place of WeightsLostError.
+        """
+        try:
+            yield
+        except WeightsLostError as error:
+            self("memory")  # tells what the learner died of
+            self._lose(0, str(error), error)  # it answers, but not those who need its weights
 
     @property
     def lost(self) -> bool:

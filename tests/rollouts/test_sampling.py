@@ -70,11 +70,24 @@ class Publishing:
 
 
 class Reading:
-    """A runner without an engine."""
+    """A runner whose engine adds its weights up."""
+
+    def start_weight_update(self) -> None:
+        self.total, self.updating = 0.0, True
+
+    def update_weights(self, request: dict) -> None:
+        for _, weight in request["update_info"]["named_tensors"]:
+            self.total += float(weight.sum())
+
+    def finish_weight_update(self) -> None:
+        self.updating = False
 
     def load_weights(self, ticket: ObjectStoreTicket) -> dict[str, float]:
-        [(_, weight)] = ticket._tensors()
-        return {"sum": float(weight.sum())}
+        ticket.load(self)
+        return {"total": self.total}
+
+    def is_whole(self) -> bool:
+        return not self.updating
 
 
 def test_weights_that_died_with_their_learner_are_no_fault_of_the_runners(ray_cluster):
@@ -86,7 +99,7 @@ def test_weights_that_died_with_their_learner_are_no_fault_of_the_runners(ray_cl
     failures.tell = events.append
     manager = FaultTolerantActorManager([runner], init_id=1)
     pool = RunnerPool(SimpleNamespace(_worker_manager=manager), 60.0, 60.0, 60.0, failures)
-    assert pool.load_weights(publication) == {"sum": 2**18}
+    assert pool.load_weights(publication) == {"total": 2**18}
     ray.kill(learner)
 
     def gone() -> bool:
@@ -99,6 +112,7 @@ def test_weights_that_died_with_their_learner_are_no_fault_of_the_runners(ray_cl
 
     wait_until(gone, 60.0, "the weights outlive their learner")
     assert manager.healthy_actor_ids() == [1] and not events
+    assert ray.get(runner.is_whole.remote())  # an engine amid an update takes no other
     ray.kill(runner)
 
 

@@ -5,6 +5,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from learners.collective import LearnerLostError
 from starec_ray.cluster.failures import Failures
+from starec_ray.errors import WeightsLostError
 from starec_ray.training import learner_calls
 from starec_ray.training.learner_calls import LearnerCalls, LearnersLostError
 
@@ -18,7 +19,7 @@ class Worker:
             def remote() -> int:
                 return rank
 
-        self.update = update
+        self.update = self.memory = update
 
 
 class Group:
@@ -81,3 +82,24 @@ def test_where_none_has_failed_all_that_are_late_are_named(lost):
     text, told = lost({}, [0, 1])
     assert text.startswith("learner 0, 1 of 2 didn't finish update within 60 s.")
     assert told == [0]
+
+
+def test_weights_that_are_gone_are_the_loss_of_the_learner_that_had_them(monkeypatch):
+    told: list[tuple[int, str]] = []
+    failures = Failures(most=9, window_s=60.0)
+    failures.tell = lambda event: told.append((event.number, event.cause))
+
+    def in_a_block(errors: dict[int, Exception]) -> str:
+        monkeypatch.setattr(learner_calls, "_wait", lambda refs, timeout_s: (errors, []))
+        monkeypatch.setattr(learner_calls.ray, "get", lambda refs: [{}] * len(refs))
+        calls = LearnerCalls(Group(2), 60.0, failures)
+        with pytest.raises(LearnersLostError) as raised, calls.noticing():
+            raise WeightsLostError("the weights of version 3 are gone")
+        assert calls.lost
+        return str(raised.value)
+
+    assert "killed" in in_a_block({0: RayActorError(None, "learner 0 was killed")})
+    assert "version 3 are gone" in in_a_block({})  # whoever needs them can't reach it
+    assert [number for number, _ in told] == [0, 0]
+    with LearnerCalls(Group(1), 60.0, failures).noticing():
+        pass
