@@ -27,11 +27,19 @@ def one_line(text: str, most: int = MAX_TEXT) -> str:
     return line if any(map(str.isalnum, line)) else ""
 
 
+def without_brackets(text: str) -> str:
+    """The text with look-alikes for its brackets, and else as it is."""
+    return "".join(map(_lookalike, text))
+
+
 @lru_cache(maxsize=4096)
 def _harmless(character: str) -> str:
-    """Brackets in disguise too: normalised, "＜" and "≮" hold a "<"."""
-    if unicodedata.category(character)[0] in "CZ":
-        return " "
+    return " " if unicodedata.category(character)[0] in "CZ" else _lookalike(character)
+
+
+@lru_cache(maxsize=4096)
+def _lookalike(character: str) -> str:
+    """Of brackets in disguise too: normalised, "＜" and "≮" hold a "<"."""
     parts = unicodedata.normalize("NFKD", character)
     return next((_LOOKALIKES[part] for part in parts if part in _LOOKALIKES), character)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from starec_ray.agent.agent import Agent
-from starec_ray.agent.item_text import one_line
+from starec_ray.agent.item_text import without_brackets
 from starec_ray.agent.prompts import Messages
 from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask, Task
 from starec_ray.distill.guided import reply_grammar
@@ -184,7 +184,7 @@ class Distillation:
 
     def _read(self, task: Task, answer: Answer) -> dict[str, Any]:
         # The student learns the rationale: whole, but no control token with it.
-        rationale = one_line(answer.reasoning, len(answer.reasoning))
+        rationale = " ".join(without_brackets(answer.reasoning).split())
         return self.agent.read(task, answer.text) | {"rationale": rationale}
 
     # --- judges: (task, reading) pairs → scores and judgements -------------------------------

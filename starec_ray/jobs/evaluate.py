@@ -8,8 +8,7 @@ from starec_ray.cluster.connection import check_resources, start_ray
 from starec_ray.cluster.placement import actor_bundles
 from starec_ray.config.recipe import Recipe
 from starec_ray.data.dataset import Dataset
-from starec_ray.data.store import MANIFEST
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, DataError
 from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
 from starec_ray.evaluation.session import Session, evaluation_session
@@ -72,10 +71,13 @@ def evaluate_models(
 
 def users_trained_on(dataset: Dataset, split: str, limit: int, trained_with: str) -> int:
     """How many of the users that are evaluated are training users of another data folder, one made
-    of the same files; 0 where that folder isn't there any more."""
-    if split == "train" or not (Path(trained_with) / MANIFEST).is_file():
+    of the same files; 0 where that folder isn't what it was any more."""
+    if split == "train" or not trained_with:
         return 0
-    other = Dataset.load(trained_with)
+    try:
+        other = Dataset.load(trained_with)
+    except DataError:
+        return 0
     if _origin(other) != _origin(dataset):
         return 0  # whose user ids are other people's
     cases = evaluation_case_ids(dataset, split, limit or None)

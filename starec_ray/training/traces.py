@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import TOP_GRADE
-from starec_ray.agent.item_text import one_line
+from starec_ray.agent.item_text import without_brackets
 from starec_ray.agent.tasks import RankTask, ReflectTask, Task
 from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.errors import ConfigError, DataError
@@ -91,21 +91,11 @@ def read_traces(path: str | Path, agent: Agent) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{path}: a column has another type than TRACES: {error}") from error
     for name in WRITTEN:
-        texts = [text and _harmless(text) for text in table[name].to_pylist()]
+        texts = [text and without_brackets(text) for text in table[name].to_pylist()]
         place = table.schema.get_field_index(name)
         table = table.set_column(place, TRACES.field(name), pa.array(texts, pa.string()))
     _check_rows(table, agent, path)
     return table
-
-
-def _harmless(text: str) -> str:
-    """The text without what spells control tokens; a line that has nothing of it stays as it is."""
-
-    def line_of(line: str) -> str:
-        harmless = one_line(line, len(line))
-        return line if harmless in ("", " ".join(line.split())) else harmless
-
-    return "\n".join(map(line_of, text.split("\n")))
 
 
 def _check_rows(table: pa.Table, agent: Agent, path: str | Path) -> None:

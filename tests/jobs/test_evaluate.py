@@ -38,3 +38,5 @@ def test_the_same_split_and_a_folder_that_is_gone_tell_of_none(folders):
     assert users_trained_on(dataset, "test", 0, str(folders / "first")) == 0
     assert users_trained_on(dataset, "test", 0, str(folders / "gone")) == 0
     assert users_trained_on(dataset, "test", 0, "") == 0
+    (folders / "third" / "catalog.parquet").unlink()
+    assert users_trained_on(dataset, "test", 0, str(folders / "third")) == 0

@@ -58,7 +58,10 @@ def test_a_reply_to_learn_ends_once_whatever_its_teacher_wrote(agent, tmp_path, 
     assert reply.count(tokenizer.eos_token_id) == 1 and reply[-1] == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("text", ["  Two\n\n  spaces,\ttabs:\n---\n", "x" * 30_000, "…", ""])
+@pytest.mark.parametrize(
+    "text",
+    ["  Two\n\n  spaces,\ttabs:\n---\n", "x" * 30_000, "…", "", "می\u200cخواهم 👨\u200d👩\u200d👧"],
+)
 def test_words_without_brackets_stay_as_they_are(agent, tmp_path, text):
     [read] = with_words(tmp_path / "t.parquet", agent, rationale=text).to_pylist()
     assert read["rationale"] == text
