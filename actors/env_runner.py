@@ -197,6 +197,7 @@ class VLLMEnvRunner(EnvRunner, FaultAwareApply):
             "reply": reply,
             **self.agent.read(task, reply, expected_grades),
             "history_shed": prompt.history_shed,
+            "summary_cut": prompt.summary_cut,
             "finish_reason": answer.finish_reason,
             "weight_version": self.weight_version,
             "prompt_ids": ids,

@@ -81,6 +81,7 @@ ROLLOUTS = pa.schema(
         pa.field("repeated", pa.int16(), nullable=False),
         pa.field("invented", pa.int16(), nullable=False),  # names that are no candidate
         pa.field("history_shed", pa.int16(), nullable=False),  # items dropped to fit the window
+        pa.field("summary_cut", pa.bool_(), nullable=False),  # where that wasn't enough
         pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
         pa.field("weight_version", pa.int64(), nullable=False),
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),

@@ -28,6 +28,7 @@ def rollout_table() -> pa.Table:
         "repeated": 0,
         "invented": 0,
         "history_shed": 0,
+        "summary_cut": False,
         "finish_reason": "stop",
         "weight_version": 4,
         "prompt_ids": [1],

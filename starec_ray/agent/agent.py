@@ -24,10 +24,12 @@ REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Chat messages, and how many of the oldest history items were shed to fit the window."""
+    """Chat messages, and what was left out to fit the window: how many of the oldest history
+    items, and whether a part of the summary."""
 
     messages: Messages
     history_shed: int
+    summary_cut: bool = False
 
 
 class Agent:
@@ -103,7 +105,7 @@ class Agent:
             memory = replace(memory, summary=memory.summary[: len(memory.summary) // 2].rstrip())
             messages = self._messages(task, case, memory)
             if count_tokens(messages) <= self.max_prompt_tokens:
-                return Prompt(messages, at_hand)
+                return Prompt(messages, at_hand, summary_cut=True)
         raise ConfigError(
             f"case {task.case_id}: the prompt takes {count_tokens(messages)} tokens without any "
             f"history, but only {self.max_prompt_tokens} fit. {self.remedy}"

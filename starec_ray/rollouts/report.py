@@ -30,6 +30,7 @@ def rollout_report(
         f"{kind}/repeated": _mean(rollouts, "repeated"),
         f"{kind}/invented": _mean(rollouts, "invented"),
         f"{kind}/history_shed": _mean(rollouts, "history_shed"),
+        f"{kind}/summary_cut": _mean(rollouts, "summary_cut"),
         f"{kind}/prompt_tokens": float(
             pc.mean(pc.list_value_length(rollouts.column("prompt_ids"))).as_py()
         ),

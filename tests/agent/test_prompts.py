@@ -70,7 +70,7 @@ def test_a_rank_prompt_holds_profile_summary_history_and_candidates(reply_format
     assert "age 25-34" in text and "Likes Sci-Fi." in text
     assert text.count("\n+ ") + text.count("\n- ") == 20
     assert "Heat (1995) Crime Drama by Michael Mann 0" in text.split("Candidates:")[1]
-    assert prompt.history_shed == 0
+    assert prompt.history_shed == 0 and not prompt.summary_cut
 
 
 def test_digits_are_explained_and_likeness_is_to_what_was_liked_shown_or_not():
@@ -144,7 +144,8 @@ def test_a_summary_that_does_not_fit_is_cut_once_all_history_is_shed():
     tight.check_room(["u/0"], words)
     task = RankTask("u/0", " ".join(f"word{number}" for number in range(100)))
     prompt = tight.prompt(task, words)
-    assert words(prompt.messages) <= tight.max_prompt_tokens and prompt.history_shed == 20
+    assert words(prompt.messages) <= tight.max_prompt_tokens
+    assert prompt.history_shed == 20 and prompt.summary_cut
     text = prompt.messages[1]["content"]
     assert "word0" in text and "word9" not in text
     assert text.split("Candidates:")[1] == bare[1]["content"].split("Candidates:")[1]

@@ -81,7 +81,8 @@ class TagFollower:
         row: dict[str, object] = dict.fromkeys(schemas.ROLLOUTS.names, "")
         row |= dict.fromkeys(("rollout", "missing", "repeated", "invented", "history_shed"), 0)
         row |= {"prompt_ids": [], "reply_ids": [], "logprobs": []}
-        row |= {"case_id": task.case_id, "task": index, "weight_version": 0, "malformed": False}
+        row |= {"case_id": task.case_id, "task": index, "weight_version": 0}
+        row |= {"malformed": False, "summary_cut": False}
         if isinstance(task, RankTask):
             candidates = self.dataset.case(task.case_id).candidates
             liked_first = sorted(candidates, key=lambda item: item.tags[0] not in task.summary)

@@ -90,6 +90,7 @@ def test_the_report_counts_what_was_sampled():
             "repeated": [0, 0, 0, 2],
             "invented": [0, 0, 0, 0],
             "history_shed": [0, 0, 0, 0],
+            "summary_cut": [False, True, False, False],
             "prompt_ids": [[1, 2, 3]] * 4,
             "reply_ids": [[1], [1, 2], [1, 2, 3], [1, 2]],
             "finish_reason": ["stop", "length", "stop", "stop"],
@@ -105,6 +106,7 @@ def test_the_report_counts_what_was_sampled():
     assert report["rank/reward"] == 0.25
     assert (report["rank/malformed"], report["rank/cut_off"]) == (0.25, 0.25)
     assert (report["rank/missing"], report["rank/repeated"]) == (1.0, 0.5)
+    assert (report["rank/summary_cut"], report["rank/history_shed"]) == (0.25, 0.0)
     assert (report["rank/prompt_tokens"], report["rank/reply_tokens"]) == (3.0, 2.0)
     assert report["rank/groups_without_variance"] == 0.5
     # A malformed ranking counts 0 wherever its completion put the target.
