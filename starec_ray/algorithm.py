@@ -141,7 +141,8 @@ class STARec(Algorithm):
         return "reinforce" if done else "anchor"
 
     def step(self) -> dict[str, Any]:
-        with self.learners.noticing():
+        """RLlib's: an iteration, and the evaluation that is due after it."""
+        with self.learners.answering_for_weights():
             return super().step()
 
     def training_step(self) -> None:
@@ -276,7 +277,7 @@ class STARec(Algorithm):
 
     def _sync_weights(self) -> None:
         """Publishes the learners' weights and loads them into every env runner."""
-        with self._timed("weight_transfer"), self.learners.noticing():
+        with self._timed("weight_transfer"), self.learners.answering_for_weights():
             self.weight_version = max(self.weight_version, self.runners.weight_version) + 1
             weights = self.transfer.publish(self.learners, self.weight_version)
             parts = self.rollout_queue.offer(weights)

@@ -89,6 +89,7 @@ class Checkpoints:
         shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
         sync(self.folder)
+        self._let_go.discard(target.name)  # written again
         best = self.best()
         old = [path for path in self.sound()[: -self.keep] if path != best] if self.keep else []
         for path in old:

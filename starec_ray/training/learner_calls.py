@@ -73,7 +73,7 @@ class LearnerCalls:
         return ray.get(refs)
 
     @contextlib.contextmanager
-    def noticing(self) -> Iterator[None]:
+    def answering_for_weights(self) -> Iterator[None]:
         """A block in which weights that are gone are the loss of the learner that had them.
 
         Raises:

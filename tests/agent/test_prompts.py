@@ -55,7 +55,7 @@ def agent(
         max_reflect_tokens=40,
         constrained_decoding=False,
     )
-    return Agent.from_config(config, OneCase())  # type: ignore[arg-type]
+    return Agent.from_config(config, OneCase())
 
 
 def words(messages) -> int:
@@ -118,7 +118,7 @@ class FirstCase(OneCase):
 
 
 def test_a_prompt_is_written_without_a_look_at_the_users_next_case():
-    mine = Agent(FirstCase(), agent().writer, 5, 2048, constrained=True)  # type: ignore
+    mine = Agent(FirstCase(), agent().writer, 5, 2048, constrained=True)
     tasks = (RankTask("u/0", ""), ReflectTask("u/0", "", ("1", "2", "3", "4"), "2"))
     for task in (*tasks, SummarizeTask("u/0")):
         mine.prompt(task, words)
@@ -165,7 +165,7 @@ def test_candidates_that_do_not_fit_are_an_error_that_names_the_case():
 
 def test_who_built_the_agent_says_what_helps_where_a_prompt_does_not_fit():
     writer = agent().writer
-    mine = Agent(OneCase(), writer, 5, 10, constrained=False, remedy="Buy paper.")  # type: ignore
+    mine = Agent(OneCase(), writer, 5, 10, constrained=False, remedy="Buy paper.")
     with pytest.raises(ConfigError, match=r"only 10 fit\. Buy paper\.$"):
         mine.prompt(RankTask("u/0", ""), words)
 

@@ -31,7 +31,7 @@ class TwoCases:
 
 
 def grades(history: list[Item], attributes: list[str], popularity_weight: float) -> list[int]:
-    teacher = TemplateTeacher(TwoCases(*history), attributes, popularity_weight)  # type: ignore
+    teacher = TemplateTeacher(TwoCases(*history), attributes, popularity_weight)
     return teacher.rank(RankTask("u/0", ""))["grades"]
 
 

@@ -93,7 +93,7 @@ def test_weights_that_are_gone_are_the_loss_of_the_learner_that_had_them(monkeyp
         monkeypatch.setattr(learner_calls, "_wait", lambda refs, timeout_s: (errors, []))
         monkeypatch.setattr(learner_calls.ray, "get", lambda refs: [{}] * len(refs))
         calls = LearnerCalls(Group(2), 60.0, failures)
-        with pytest.raises(LearnersLostError) as raised, calls.noticing():
+        with pytest.raises(LearnersLostError) as raised, calls.answering_for_weights():
             raise WeightsLostError("the weights of version 3 are gone")
         assert calls.lost
         return str(raised.value)
@@ -101,5 +101,5 @@ def test_weights_that_are_gone_are_the_loss_of_the_learner_that_had_them(monkeyp
     assert "killed" in in_a_block({0: RayActorError(None, "learner 0 was killed")})
     assert "version 3 are gone" in in_a_block({})  # whoever needs them can't reach it
     assert [number for number, _ in told] == [0, 0]
-    with LearnerCalls(Group(1), 60.0, failures).noticing():
+    with LearnerCalls(Group(1), 60.0, failures).answering_for_weights():
         pass
