@@ -267,7 +267,7 @@ def main() -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="auto: bfloat16 where the hardware multiplies it itself, else float32",
+        help="auto: bfloat16 where the hardware is fast at it, else float32",
     )
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--group", type=int, default=8)

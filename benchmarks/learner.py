@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument(
         "--dtypes",
         nargs="+",
-        help="default: bfloat16, where the hardware multiplies it itself, and float32",
+        help="default: bfloat16, where the hardware is fast at it, and float32",
     )
     parser.add_argument(
         "--padded-rows",

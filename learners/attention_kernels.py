@@ -14,7 +14,7 @@ from threading import local
 import torch
 from torch import Tensor
 
-from starec_ray.models.resolve import multiplies_bfloat16
+from starec_ray.models.resolve import bfloat16_is_faster
 
 # Of a tile of scores: about how many queries where they are causal, and the scores of all heads and
 # pieces. A processor's cache holds two such tiles.
@@ -66,8 +66,8 @@ def gradients(
 
 
 def products_pay(dtype: torch.dtype) -> bool:
-    """Whether bfloat16 is the precision asked for, and this processor multiplies it itself."""
-    return dtype == torch.bfloat16 and multiplies_bfloat16()
+    """Whether bfloat16 is the precision asked for, and this processor multiplies it faster."""
+    return dtype == torch.bfloat16 and bfloat16_is_faster()
 
 
 def for_each_query_head(key: Tensor, query: Tensor) -> Tensor:

@@ -191,13 +191,13 @@ def test_products_are_exact_again_after_one_that_failed(part):
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-@pytest.mark.parametrize(("dtype", "itself"), [("bfloat16", True), ("float32", False)])
-def test_products_take_the_place_of_the_flash_kernel_where_bfloat16_is_native(
-    dtype, itself, monkeypatch
+@pytest.mark.parametrize(("dtype", "pay"), [("bfloat16", True), ("float32", False)])
+def test_products_take_the_place_of_the_flash_kernel_where_bfloat16_is_faster(
+    dtype, pay, monkeypatch
 ):
-    monkeypatch.setattr(attention_kernels, "multiplies_bfloat16", lambda: True)
-    assert attention_kernels.products_pay(getattr(torch, dtype)) == itself
-    monkeypatch.setattr(attention_kernels, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(attention_kernels, "bfloat16_is_faster", lambda: True)
+    assert attention_kernels.products_pay(getattr(torch, dtype)) == pay
+    monkeypatch.setattr(attention_kernels, "bfloat16_is_faster", lambda: False)
     assert not attention_kernels.products_pay(getattr(torch, dtype))
 
 

@@ -113,20 +113,24 @@ def test_a_hub_that_is_out_of_reach_is_told_without_a_stack_trace(small_world, t
 
 
 @pytest.mark.parametrize(
-    ("machine", "avx512_bf16", "onednn", "native"),
+    ("machine", "name", "supported", "onednn", "fast"),
     [
-        ("x86_64", True, True, True),
-        ("x86_64", False, True, False),  # any AVX-512 is enough for oneDNN to say yes
-        ("aarch64", False, True, True),
-        ("aarch64", False, False, False),
+        ("x86_64", "AMD EPYC", {"avx512_bf16"}, True, True),
+        ("x86_64", "AMD EPYC", set(), True, False),  # any AVX-512 is enough for oneDNN to say yes
+        ("x86_64", "Intel Xeon", {"avx512_bf16", "amx_bf16"}, True, True),
+        ("x86_64", "Intel Xeon", {"avx512_bf16"}, True, False),
+        ("aarch64", "Neoverse", set(), True, True),
+        ("aarch64", "Neoverse", set(), False, False),
     ],
 )
-def test_auto_is_bfloat16_where_the_processor_multiplies_it_itself(
-    machine, avx512_bf16, onednn, native, monkeypatch
+def test_auto_is_bfloat16_where_the_processor_multiplies_it_faster(
+    machine, name, supported, onednn, fast, monkeypatch
 ):
+    capabilities = torch.cpu.get_capabilities() | {"cpu_name": name}
+    capabilities |= {key: key in supported for key in ("avx512_bf16", "amx_bf16")}
     monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
-    assert resolve_dtype("auto", on_gpu=False) == ("bfloat16" if native else "float32")
+    assert resolve_dtype("auto", on_gpu=False) == ("bfloat16" if fast else "float32")
     assert resolve_dtype("auto", on_gpu=True) == "bfloat16"
     assert resolve_dtype("float32", on_gpu=True) == "float32"
