@@ -17,6 +17,9 @@ from starec_ray.errors import ConfigError
 
 CountTokens = Callable[[Messages], int]
 PROMPTS_COUNTED = 20  # the longest by characters, for by tokens another one may be the longest
+WORD = re.compile(r"[^\W_]{2}")
+# "# Summary", "**Summary**", "Here is the new summary:".
+HEADING = re.compile(r"#{1,6}\s.*|.*:[*_]*|(\*\*|__)[^*_]*\1")
 REMEDY = (
     "Raise max_model_len, show fewer item_attributes, or prepare the data with fewer negatives."
 )
@@ -209,6 +212,8 @@ def split_rationale(reply: str) -> tuple[str, str]:
 
 
 def read_summary(answer: str) -> str:
-    """The first line with a word in it, cleaned, at most MAX_SUMMARY characters; else ""."""
-    lines = (one_line(line, MAX_SUMMARY) for line in answer.splitlines())
-    return next((line for line in lines if re.search(r"[^\W_]{2}", line)), "")
+    """The first line with a word in it that isn't a heading, or else the first with a word,
+    cleaned, at most MAX_SUMMARY characters; "" where there is none."""
+    cleaned = (one_line(line, MAX_SUMMARY) for line in answer.splitlines())
+    lines = [line for line in cleaned if WORD.search(line) and not line.startswith("```")]
+    return next((line for line in lines if not HEADING.fullmatch(line)), next(iter(lines), ""))

@@ -15,6 +15,10 @@ from starec_ray.agent.item_text import article_last, distinct_names, folded
 from starec_ray.data.dataset import Item
 
 MAX_REPLY = 20_000  # characters read of one reply
+# What models put around a name (bullets, emphasis, quotes), and behind its number in a list.
+OPENING = "*-–—•#_`\"'“”„‟«»‹›‘’‚《「『"
+CLOSING = "*_`\"'“”„‟«»‹›‘’‚》」』"
+NUMBERED = r"[^\S\n]*[*\-#_]*[^\S\n]*\d{1,3}[^\S\n]*(?:\\?[.):．、]|[-–—](?=\s))"
 TOP_GRADE = 9
 GRADES = tuple(str(grade) for grade in range(TOP_GRADE + 1))
 
@@ -124,11 +128,16 @@ class GradesFormat(ReplyFormat):
         # A text that stands for several candidates stands for them in the order listed.
         owners: dict[str, list[int]] = {}
         for index, name in enumerate(names):
-            for text in {name.casefold(), first_word(name).casefold()}:
+            for text in {folded(name), folded(first_word(name))}:
                 owners.setdefault(text, []).append(index)
         alternatives = "|".join(re.escape(t) for t in sorted(owners, key=len, reverse=True))
-        entry = re.compile(rf"(?<![^\s,;.*\-])({alternatives})[\s:=\-]{{0,3}}([0-9])(?![0-9])")
-        text = _unaccented(reply[:MAX_REPLY]).casefold()
+        # Name and grade stand on one line: below it may begin the next one's number.
+        entry = re.compile(
+            rf"(?:^{NUMBERED}\s*[{re.escape(OPENING)}]*)??(?<![^\s,;.{re.escape(OPENING)}])"
+            rf"({alternatives})(?:[^\S\n]|[:=(\-–—{re.escape(CLOSING)}]){{0,6}}([0-9])(?![0-9])",
+            re.MULTILINE,
+        )
+        text = folded(_unaccented(reply[:MAX_REPLY]))
         grades: dict[int, int] = {}
         repeated = 0
         for match in entry.finditer(text):
@@ -148,7 +157,8 @@ class GradesFormat(ReplyFormat):
 class TitlesFormat(ReplyFormat):
     """List the candidates by title, best first, one a line and numbered, as in the paper.
 
-    What stands behind the title on its line (the short explanation) isn't judged.
+    What stands behind the title on its line, set off by a sign (the short explanation, the year in
+    brackets), isn't judged.
     """
 
     name = "titles"
@@ -173,7 +183,7 @@ class TitlesFormat(ReplyFormat):
         order: list[int] = []
         repeated = invented = 0
         for line in folded(reply[:MAX_REPLY]).splitlines():
-            unnumbered = re.sub(r"^[\s*\-#]*\d{1,3}\s*[.):]", "", line)
+            unnumbered = re.sub(f"^{NUMBERED}", "", line)
             if not any(map(str.isalnum, unnumbered)):
                 continue
             meant = _meant(unnumbered, names) or _meant(line, names)
@@ -209,8 +219,16 @@ def first_word(name: str) -> str:
 
 
 def _unaccented(text: str) -> str:
-    """ "Amélie" → "Amelie": small models stumble over letters of several tokens."""
-    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    """ "Amélie" → "Amelie": small models stumble over letters of several tokens. In other scripts
+    the marks make other letters, and stay."""
+    kept, is_latin = [], False
+    for character in unicodedata.normalize("NFKD", text):
+        if not unicodedata.combining(character):
+            is_latin = unicodedata.name(character, "").startswith("LATIN ")
+        elif is_latin:
+            continue
+        kept.append(character)
+    return unicodedata.normalize("NFC", "".join(kept))
 
 
 def _meant(entry: str, names: Sequence[str]) -> list[int]:
@@ -227,14 +245,15 @@ def _meant(entry: str, names: Sequence[str]) -> list[int]:
 
 
 def _marks_and_text(text: str) -> tuple[str, str]:
-    """The marks that models put before a name (bullets, quotes, emphasis), and what follows."""
-    bare = text.lstrip(" \t*-–—•#_`\"'“”„‟«»‹›‘’‚")
+    """The marks before a name, and what follows."""
+    bare = text.lstrip(f" \t{OPENING}")
     return text[: len(text) - len(bare)], bare
 
 
 def _begins_with(text: str, name: str) -> bool:
-    """True if `text` begins with `name` as whole words ("Alien" doesn't begin "Aliens")."""
-    return text.startswith(name) and not text[len(name) : len(name) + 1].isalnum()
+    """True if `text` begins with `name` and no word goes on with it: "Rocky" begins "Rocky - a
+    classic", and neither "Rockys" nor "Rocky IV"."""
+    return text.startswith(name) and not text[len(name) :].lstrip()[:1].isalnum()
 
 
 def _completed(order: list[int], n: int, repeated: int, invented: int) -> Reading:

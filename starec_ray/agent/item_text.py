@@ -13,6 +13,7 @@ MAX_TEXT = 120  # characters of one title or attribute; the rest is cut
 # Brackets spell control tokens ("<|im_end|>", "</s>", "[INST]") and think tags: they are
 # replaced by look-alikes, so that item text stays data in every chat template.
 _LOOKALIKES = {"<": "‹", ">": "›", "[": "(", "]": ")", "{": "(", "}": ")"}
+_APOSTROPHES = str.maketrans("‘’", "''")
 _ARTICLES = ("the ", "a ", "an ")
 
 
@@ -65,8 +66,9 @@ def distinct_names(items: Sequence[Item]) -> list[str]:
 
 
 def folded(text: str) -> str:
-    """Without regard to capitals, and to how letters with accents are put together."""
-    return unicodedata.normalize("NFC", text.casefold())
+    """Without regard to capitals, the shape of apostrophes, and how letters with accents are put
+    together."""
+    return unicodedata.normalize("NFC", text.casefold()).translate(_APOSTROPHES)
 
 
 def _shared(names: Sequence[str]) -> list[int]:

@@ -107,6 +107,39 @@ def test_grades_are_read_with_and_without_accents():
     assert FORMATS["grades"].read("Amélie3 Nausicaä8", candidates).order == (1, 0)
 
 
+def test_letters_of_other_scripts_keep_their_marks():
+    told = ["ガンダム", "Чайка", "हिन्दी", "기생충", "Ćwiczenie \u038f"]
+    names = FORMATS["grades"].names([item(str(i), title) for i, title in enumerate(told)])
+    assert names == [*told[:-1], "Cwiczenie \u038f"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "1. Godfather 9\n2. Star Wars 3",
+        "**Godfather** 9\n**Star Wars:** 3",
+        "- **Godfather**: 9\n- **Star Wars**: 3",
+        '"Godfather" 9, “Star Wars” 3',
+        "Godfather – 9\nStar Wars (3)",
+        "1) **Godfather**: 9\n2) **Star Wars**: 3",
+    ],
+)
+def test_grades_are_read_in_the_notations_of_models(reply):
+    reading = FORMATS["grades"].read(reply, [FILMS[0], FILMS[2]])
+    assert reading.whole and reading.grades == (9, 3)
+
+
+def test_a_candidate_without_a_grade_does_not_take_the_next_ones_number():
+    candidates = [item("a", "Jaws"), item("b", "Rocky"), item("c", "Heat")]
+    reading = FORMATS["grades"].read("Jaws7\nRocky\n2. Heat3", candidates)
+    assert (reading.missing, reading.order) == (1, (0, 2, 1))
+
+
+def test_a_number_that_is_a_part_of_a_name_is_not_taken_for_that_of_a_list():
+    candidates = [item("a", "300: Rise"), item("b", "Rise")]
+    assert FORMATS["grades"].read("300: Rise 7\nRise 2", candidates).grades == (7, 2)
+
+
 def test_equal_grades_keep_the_order_shown():
     candidates = [item("a", "Alien"), item("b", "Brazil"), item("c", "Casino")]
     assert FORMATS["grades"].read("Alien5 Brazil5 Casino5", candidates).order == (0, 1, 2)
@@ -122,6 +155,28 @@ def test_titles_count_missing_repeated_and_invented_names():
 def test_a_title_that_begins_another_is_not_taken_for_it():
     candidates = [item("a", "Alien"), item("b", "Aliens")]
     assert FORMATS["titles"].read("1. Aliens\n2. Alien", candidates).order == (1, 0)
+
+
+def test_an_invented_sequel_is_not_the_candidate_that_it_begins_with():
+    candidates = [item("a", "Jaws"), item("b", "Rocky"), item("c", "Heat")]
+    reading = FORMATS["titles"].read("1. Jaws 3-D\n2. Rocky IV\n3. Heat and Dust", candidates)
+    assert (reading.missing, reading.invented) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "1. Schindler’s List\n2. 英雄",
+        "1 - Schindler's List (1993)\n2 - 英雄",
+        "1\\. Schindler's List\n2\\. 英雄",
+        "1、《Schindler's List》\n2．「英雄」",
+        "**1.** Schindler's List: moving\n**2.** 英雄",
+    ],
+)
+def test_titles_are_read_in_the_notations_of_models(reply):
+    candidates = [item("a", "英雄"), item("b", "Schindler's List")]
+    reading = FORMATS["titles"].read(reply, candidates)
+    assert reading.whole and reading.order == (1, 0)
 
 
 @pytest.mark.parametrize(

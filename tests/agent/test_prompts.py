@@ -212,6 +212,25 @@ def test_a_summary_is_one_clean_line():
     assert read_summary("\n - \nLikes <b>Drama</b>\nmore") == "Likes ‹b›Drama‹/b›"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "**New preference summary:**\n\nLikes Drama.",
+        "**Summary**\nLikes Drama.",
+        "## Preference summary\nLikes Drama.",
+        "Here is the new preference summary:\nLikes Drama.\nI hope that this helps.",
+        "```text\nLikes Drama.\n```",
+        "Likes Drama.",
+    ],
+)
+def test_a_summary_is_read_below_its_heading(answer):
+    assert read_summary(answer) == "Likes Drama."
+
+
+def test_a_heading_alone_is_a_summary():
+    assert read_summary("**Likes Drama.**") == "**Likes Drama.**"
+
+
 def test_the_digest_counts_what_was_liked_and_what_was_not():
     assert digest(HISTORY) == ("Likes Action, Sci-Fi, Crime; 1990s; Lana Wachowski, Michael Mann.")
     assert digest(()) == "No preferences known yet."
