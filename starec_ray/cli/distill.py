@@ -97,7 +97,8 @@ def distill(
     extra_body: Annotated[
         str,
         typer.Option(
-            help="JSON object of further request fields that the endpoint knows.",
+            help="JSON object of further request fields that the endpoint knows, or of others in "
+            "place of temperature, seed and max_tokens; null leaves one out.",
             rich_help_panel=ENDPOINT,
         ),
     ] = "{}",

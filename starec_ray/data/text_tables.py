@@ -64,8 +64,12 @@ class Rows:
             return
         for row in wrong.tolist():
             self.bad.add(int(self.lines[row]), expected, self.columns[name][row].as_py())
+        self.keep(good)
+
+    def keep(self, good: pa.Array) -> None:
+        """Leave the others out (`good`: bool without nulls); they are no bad rows."""
         self.columns = {key: column.filter(good) for key, column in self.columns.items()}
-        self.lines = np.delete(self.lines, wrong)
+        self.lines = self.lines[good.to_numpy(zero_copy_only=False)]
 
     def require_match(self, name: str, pattern: str, expected: str) -> None:
         self.require(name, pc.match_substring_regex(self.columns[name], pattern), expected)

@@ -63,7 +63,8 @@ class EndpointSettings:
     """How an endpoint is asked.
 
     `budget_requests` and `budget_tokens` hold for one call of the command; 0 is without limit.
-    Requests under way when a token budget is reached are still waited for.
+    Requests under way when a token budget is reached are still waited for. `extra_body` are more
+    fields of a request, or others in place of those that it has; None leaves a field out.
     """
 
     base_url: str
@@ -186,10 +187,7 @@ class EndpointTeacher:
             completion = await client.chat.completions.create(
                 model=settings.model,
                 messages=question.messages,  # type: ignore[arg-type]
-                temperature=settings.temperature,
-                max_tokens=settings.max_tokens,
-                seed=question.seed,
-                extra_body=settings.extra_body | _structured(question),
+                extra_body=self._fields(question),
             )
             return self._read(completion)
         except FAULTS as error:
@@ -198,6 +196,16 @@ class EndpointTeacher:
         except Exception as error:  # whatever the client makes of what isn't even the protocol
             usage.faults[_cause(NoCompletionError())] += 1
             raise NoCompletionError from error
+
+    def _fields(self, question: Question) -> dict[str, Any]:
+        """Those of a request beside its model and messages."""
+        settings = self.settings
+        fields = {"temperature": settings.temperature, "seed": question.seed}
+        # What newer services call it; they refuse the older name.
+        if settings.extra_body.get("max_completion_tokens") is None:
+            fields["max_tokens"] = settings.max_tokens
+        fields |= settings.extra_body | _structured(question)
+        return {name: value for name, value in fields.items() if value is not None}
 
     def _check_budget(self) -> None:
         settings, usage = self.settings, self.usage
@@ -216,13 +224,14 @@ class EndpointTeacher:
         prompt_tokens = _number(completion.usage, "prompt_tokens")
         reply_tokens = _number(completion.usage, "completion_tokens")
         self.usage.tokens += prompt_tokens + reply_tokens
-        # A field of the endpoint's own, or think tags in the text.
+        # A field of the endpoint's own, parts of another type than text, or think tags in the text.
         reasoning = _text(message, "reasoning_content") or _text(message, "reasoning")
-        inline, text = split_rationale(_text(message, "content"))
+        thoughts, content = _parts(getattr(message, "content", None))
+        inline, text = split_rationale(content)
         if not text.strip():
             cut_off = getattr(completion.choices[0], "finish_reason", None) == "length"
             raise CutOffError if cut_off else EmptyAnswerError
-        return Answer(text, reasoning or inline, prompt_tokens, reply_tokens)
+        return Answer(text, reasoning or thoughts or inline, prompt_tokens, reply_tokens)
 
 
 def _number(part: Any, name: str) -> int:
@@ -231,8 +240,23 @@ def _number(part: Any, name: str) -> int:
 
 
 def _text(part: Any, name: str) -> str:
-    value = getattr(part, name, None)
-    # JSON may hold half a surrogate pair, which no file takes.
+    return _whole(getattr(part, name, None))
+
+
+def _parts(content: Any) -> tuple[str, str]:
+    """(thoughts, text) of a message's content: a text, or a list of parts that say what they are."""
+    if not isinstance(content, list):
+        return "", _whole(content)
+    parts = [part for part in content if isinstance(part, dict)]
+    # Thoughts are parts of their own again.
+    thoughts = [_parts(p.get("thinking"))[1] for p in parts if p.get("type") == "thinking"]
+    texts = [_whole(p.get("text")) for p in parts if p.get("type") == "text"]
+    return "".join(thoughts), "".join(texts)
+
+
+def _whole(value: Any) -> str:
+    """A text without half surrogate pairs, which JSON may hold and no file takes; "" for what
+    isn't text."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 

@@ -71,6 +71,24 @@ def test_2018_layout(files, tmp_path, small_protocol):
     check(tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("store", "people"),
+    [
+        ("Queen   Format: Audio CD", ["Queen"]),
+        ("Queen  (Artist)    Format: Vinyl", ["Queen"]),
+        ("Agatha Christie (Author), Hugh Fraser (Performer)", ["Agatha Christie, Hugh Fraser"]),
+        ("Format: DVD", []),
+        ("Formation: Records", ["Formation: Records"]),
+        ("", []),
+    ],
+)
+def test_a_store_tells_who_made_it_and_not_in_which_format(store, people, files):
+    records = [{"parent_asin": "1", "title": "Album", "store": store}]
+    folder = files({"CDs.jsonl": NEW_REVIEWS, "meta_CDs.jsonl": lines(records)})
+    catalog = amazon.read(folder, False, print).catalog
+    assert catalog["people"].to_pylist() == [people]
+
+
 def test_2023_layout_counts_milliseconds(files, tmp_path, small_protocol):
     metadata = [
         {"parent_asin": str(n), "title": f"Rock & Roll {n}", "store": "Queen",

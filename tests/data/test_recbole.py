@@ -293,6 +293,26 @@ def test_a_row_in_another_encoding_can_be_skipped(files, tmp_path, small_protoco
     assert report.counts["skipped_bad_rows"] == {"ml.item": 1}
 
 
+def test_items_without_a_title_are_left_out_with_their_interactions(
+    files, tmp_path, small_protocol
+):
+    folder = files({"ml.inter": INTER + "b\t9\t5\t3\n", "ml.item": ITEMS + "9\t\t\t\n"})
+    report = prepare(
+        "recbole", tmp_path / "out", folder=folder, **small_protocol | {"negatives": 1}
+    )
+    assert report.counts["interactions_without_item"] == 1
+    assert "skipped_bad_rows" not in report.counts or not report.counts["skipped_bad_rows"]
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "val", "dev"])
+def test_parts_without_times_are_in_the_order_of_a_split(name, files):
+    header = "user_id:token\titem_id:token\n"
+    parts = {"train": "1\n", name: "2\n", "test": "3\n"}
+    contents = {f"ml.{part}.inter": f"{header}a\t{item}" for part, item in parts.items()}
+    read = recbole.read(files(contents | {"ml.item": ITEMS}), False, print)
+    assert read.interactions["item_id"].to_pylist() == ["1", "2", "3"]
+
+
 def test_what_a_title_does_to_a_terminal_is_left_out(files, tmp_path, small_protocol):
     items = ITEMS.replace("Toy Story", "Toy \x1b]0;owned\x07\x1b[31mStory")
     items = items.replace("Animation", "Anima\x1b[2Jtion")

@@ -47,7 +47,7 @@ class TeacherServer(ThreadingHTTPServer):
     def __init__(self, faults: Iterable[str], *, reasoning: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.faults = list(faults)
-        self.reasoning = reasoning  # "inline" or the name of a field
+        self.reasoning = reasoning  # "inline", "parts" or the name of a field
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.at_once = self.most_at_once = 0
@@ -118,13 +118,19 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "timeout":
             time.sleep(SLOW_S)
         reasoning, text = answer_to(request["messages"])
-        message = {"role": "assistant", "content": text}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
         if fault == "empty answer":
             message["content"] = ""
         elif fault == CUT_OFF:
             message["content"] = f"<think>{reasoning}"
         elif self.server.reasoning == "inline":
             message["content"] = f"<think>{reasoning}</think>\n{text}"
+        elif self.server.reasoning == "parts":
+            thoughts = [{"type": "text", "text": reasoning}]
+            message["content"] = [
+                {"type": "thinking", "thinking": thoughts},
+                {"type": "text", "text": text},
+            ]
         else:
             message[self.server.reasoning] = reasoning
         finish = "length" if fault == CUT_OFF else "stop"

@@ -34,7 +34,7 @@ def ask(url: str, questions: list[Question], **settings) -> tuple[EndpointTeache
     return teacher, [answers[case_id] for case_id in sorted(answers)]
 
 
-@pytest.mark.parametrize("reasoning", ["inline", "reasoning_content", "reasoning"])
+@pytest.mark.parametrize("reasoning", ["inline", "parts", "reasoning_content", "reasoning"])
 def test_thoughts_are_kept_apart_whichever_way_they_come(reasoning):
     with teacher_server(reasoning=reasoning) as server:
         teacher, [answer] = ask(server.url, [question(1)])
@@ -140,6 +140,24 @@ def test_a_grammar_goes_along_as_the_server_knows_it_beside_other_fields():
     told = [request.get("structured_outputs") for request in server.seen]
     assert told == [{"grammar": 'root ::= "a"'}, None]
     assert [request["top_k"] for request in server.seen] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("extra", "fields"),
+    [
+        ({}, {"temperature": 0.6, "seed": 7, "max_tokens": 2048}),
+        (
+            {"max_completion_tokens": 99},
+            {"temperature": 0.6, "seed": 7, "max_completion_tokens": 99},
+        ),
+        ({"temperature": None, "seed": 8}, {"seed": 8, "max_tokens": 2048}),
+    ],
+)
+def test_extra_fields_take_the_place_of_others_and_null_leaves_one_out(extra, fields):
+    with teacher_server() as server:
+        ask(server.url, [question(1)], extra_body=extra)
+    [request] = server.seen
+    assert {k: v for k, v in request.items() if k not in ("model", "messages")} == fields
 
 
 def test_a_question_that_keeps_failing_is_left_and_the_others_are_answered():

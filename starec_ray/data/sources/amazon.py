@@ -12,6 +12,7 @@ import ast
 import gzip
 import html
 import json
+import re
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ _LAYOUTS = (
     ("user_id", "parent_asin", "rating", "timestamp", 1000),
     ("reviewerID", "asin", "overall", "unixReviewTime", 1),
 )
+# What stands behind a name in the `store` of a 2023 record, or in its place: "Queen Format: Audio
+# CD", "Queen (Artist) Format: Vinyl", "Format: DVD".
+_NOT_WHO = re.compile(r"\s*\bFormat:.*$|\s*\((?:Artist|Author|Composer|Director|Performer)\)")
 
 
 def read(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
@@ -175,7 +179,7 @@ def _catalog(bad: BadRows, wanted: set[str], say: Say) -> pa.Table:
         title = _clean(record.get("title"))
         if item not in wanted or item in rows or not title:
             continue
-        maker = _clean(record.get("store") or record.get("brand"))
+        maker = _NOT_WHO.sub("", _clean(record.get("store") or record.get("brand"))).strip(" ,")
         tags = _tags(record.get("categories") or record.get("category"))
         if broken := [text for text in (title, maker, *tags) if text and not _is_text(text)]:
             bad.add(number, "whole characters, no half of a surrogate pair", repr(broken[0]))

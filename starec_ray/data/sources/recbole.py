@@ -5,7 +5,7 @@ Two forms are read from one folder:
   several such files (`.train.inter`, `.valid.inter`, `.test.inter`) are taken one after another;
 - sequences: `item_id_list` (in time order) and `item_id`, the one that follows. Each user's longest
   sequence is taken, the test file's before the others'.
-Beside them `*.item` (a title is needed), `*.user` (optional; every field is profile, ids and zip
+Beside them `*.item` (items without a title are left out), `*.user` (optional; every field is profile, ids and zip
 codes apart) and `*.random` (optional, without header: a user id, a tab, and candidate item ids
 separated by spaces). https://recbole.io/docs/user_guide/data/atomic_files.html
 
@@ -49,7 +49,7 @@ _PEOPLE = (
 )
 _FEW = 1 / 50  # of values with several words: a separator that fewer have is a part of a name
 _NO_PROFILE = ("user_id", "zip_code", "zip")
-_PARTS = ("train", "valid", "test")
+_PARTS = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 
 
 def read(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
@@ -91,7 +91,7 @@ def _inter_files(folder: Path) -> list[Path]:
 
     def place(path: Path) -> int:
         part = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
-        return _PARTS.index(part) if part in _PARTS else -1
+        return _PARTS.get(part, -1)
 
     sets = {path.name.split(".")[0] for path in paths}
     if len(sets) > 1:
@@ -149,13 +149,13 @@ def _first(rows: Rows, names: tuple[str, ...]) -> str | None:
 
 
 def _catalog(items: Rows) -> tuple[pa.Table, int]:
-    """The catalog, and how many items have a year that is none."""
+    """The items that have a title, and how many of them have a year that is none."""
     title_name, year_name = _first(items, _TITLES), _first(items, _YEARS)
     if title_name is None:
         raise DataError(f"{items.bad.file} has no title field (one of {', '.join(_TITLES)}).")
     items.require_unique("item_id", "an item_id that no earlier line has")
-    items.require(title_name, pc.not_equal(items[title_name], ""), f"a {title_name}")
     items.bad.close()
+    items.keep(pc.not_equal(items[title_name], ""))
     titles = [html.unescape(title) for title in items[title_name].to_pylist()]
     # What RecBole's converters wrote there is whatever stood in a title's first brackets.
     given = items[year_name].to_pylist() if year_name else [""] * len(titles)
