@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from learners.tensor_files import TensorReader, TensorWriter
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, StorageError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 WEIGHT = "weight"  # the float32 one that AdamW changes
@@ -39,6 +39,21 @@ def save_optimizer(engine: Any, model: nn.Module, folder: Path) -> None:
     if rank == 0:
         writer.add(STEP, states[0][STEP])
     writer.write()
+
+
+def check_all_wrote(folder: Path, model: nn.Module) -> None:
+    """Has all ranks fail alike where their folders lie on several disks.
+
+    Raises:
+        StorageError: what `save_optimizer` wrote on some ranks isn't in this rank's folder.
+    """
+    ranks = min(dist.get_world_size(), len(list(model.parameters())))  # others have no share
+    missing = [rank for rank in range(ranks) if not any(folder.glob(f"rank-{rank:05d}-*"))]
+    if missing:
+        raise StorageError(
+            f"{folder} holds nothing of learner {', '.join(map(str, missing))}, which has written "
+            "into a folder of that name on another disk: keep runs on storage that all nodes share."
+        )
 
 
 def load_optimizer(engine: Any, model: nn.Module, folder: Path) -> None:

@@ -27,7 +27,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from learners.batching import MicroBatch, Plan, plan
-from learners.checkpoint import load_optimizer, save_optimizer
+from learners.checkpoint import check_all_wrote, load_optimizer, save_optimizer
 from learners.collective import collective
 from learners.deepspeed_config import deepspeed_config, prepare_process
 from learners.groups import COMPONENTS
@@ -247,6 +247,9 @@ class DeepSpeedLearner(TorchLearner):
         """Writes weights, optimiser state, counters and reference, whole or not at all.
 
         `folder` must be reachable from all learners.
+
+        Raises:
+            StorageError: it isn't the same one for all of them.
         """
         target = Path(folder)
         part = target.with_name(target.name + ".part")
@@ -258,14 +261,17 @@ class DeepSpeedLearner(TorchLearner):
             with self.reference.in_place():
                 save_model(self.model, self.config.model_path, part / REFERENCE, rank=self.rank)
         dist.barrier()
+        check_all_wrote(part / OPTIMIZER, self.model)
+        dist.barrier()  # all have looked before it goes to its place
         if self.rank == 0:
             (part / COUNTERS).write_text(json.dumps(self.counters))
             put_in_place(part, target)
         dist.barrier()
 
     @collective
-    def load_checkpoint(self, folder: str) -> None:
-        """Goes on where `save_checkpoint` wrote, with any number of learners and ZeRO stage."""
+    def load_checkpoint(self, folder: str, *, keeping: Sequence[str] = ()) -> None:
+        """Goes on where `save_checkpoint` wrote, with any number of learners and ZeRO stage; the
+        counters named in `keeping` go on from where they are."""
         source = Path(folder)
         try:
             counters = json.loads((source / COUNTERS).read_text())
@@ -274,7 +280,7 @@ class DeepSpeedLearner(TorchLearner):
                 f"{folder} is no learner checkpoint: it has no {COUNTERS}."
             ) from error
         load_optimizer(self.engine, self.model, source / OPTIMIZER)
-        self.counters = counters
+        self.counters = counters | {name: self.counters[name] for name in keeping}
         self.reference = None
         if self.config.kl_coeff > 0 and (source / REFERENCE).exists():
             self.reference = FrozenWeights(self.engine, self.model)

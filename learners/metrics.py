@@ -34,7 +34,8 @@ class BatchStats:
           over the rollouts' reply tokens. The ratio is the raw one, neither clipped nor
           truncated.
         - entropy: nats, exact, at the sampling temperature (traces: 1), over all reply tokens.
-        - reply_tokens; tokens: inputs, a prompt once for its group, whatever families save.
+        - reply_tokens; tokens: inputs, a prompt once in each micro-batch that has replies to it,
+          whatever families save.
 
         What the batch has no tokens for is left out.
         """

@@ -10,6 +10,7 @@ import math
 import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from starec_ray.cluster.start_deadline import StartDeadline
 from starec_ray.config import STARecConfig
 from starec_ray.config.identity import identity
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import ConfigError, STARecError
+from starec_ray.errors import ConfigError, STARecError, StorageError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.models.resolve import load_tokenizer
 from starec_ray.rollouts.case_order import CaseOrder
@@ -201,7 +202,8 @@ class STARec(Algorithm):
             self.best_epoch_score = score
             self.learners("save_checkpoint", str(best))
         elif self.stage == "reinforce" and best.exists():
-            self.learners("load_checkpoint", str(best))
+            # Skipped steps are counted over all epochs.
+            self.learners("load_checkpoint", str(best), keeping=["skipped_steps"])
             self._sync_weights()
         if self.stage == "reinforce":
             shutil.rmtree(best, ignore_errors=True)
@@ -364,12 +366,18 @@ class STARec(Algorithm):
         self.ledger = Ledger.from_state(state["ledger"])
         self.ledger.add(dropped)
         self.weight_version = state["weight_version"]
+        self.alarms = Alarms(self.config)
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         """RLlib's checkpoint folder with the learners' shards (all ranks) beside it, and last a
         manifest of all that is in the folder."""
         saved = super().save_to_path(path and Path(path).absolute(), **kwargs)
         self.learners("save_checkpoint", str(Path(saved) / LEARNERS))
+        if not (Path(saved) / LEARNERS).is_dir():
+            raise StorageError(
+                f"{saved} is another folder here than for the learners, which have written into "
+                "theirs: keep runs on storage that all nodes share."
+            )
         if self._best_epoch.exists():
             shutil.copytree(self._best_epoch, Path(saved) / BEST_EPOCH, dirs_exist_ok=True)
         (Path(saved) / PROGRESS).write_text(json.dumps(self.get_state(), indent=1))
@@ -424,6 +432,14 @@ class STARec(Algorithm):
     def _rebuild_learners(self) -> None:
         self.learner_group = self.learners.rebuild()
         self.transfer = weight_transfer(self.config)  # the old one's sender is gone
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Tune's way to `save_checkpoint`; it names no folder, and Ray would take one of this
+        machine alone, where learners on other nodes have no part."""
+        if checkpoint_dir or not self._storage:
+            return super().save(checkpoint_dir)
+        with TemporaryDirectory(prefix=".saving-", dir=self.shared_folder) as folder:
+            return super().save(folder)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune's checkpoint of a trial: `save_to_path`, and the model as `save_model` writes it."""

@@ -244,7 +244,7 @@ def _text(part: Any, name: str) -> str:
 
 
 def _parts(content: Any) -> tuple[str, str]:
-    """(thoughts, text) of a message's content: a text, or a list of parts that say what they are."""
+    """(thoughts, text) of a message's content: a text, or a list of parts of a type each."""
     if not isinstance(content, list):
         return "", _whole(content)
     parts = [part for part in content if isinstance(part, dict)]

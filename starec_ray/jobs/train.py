@@ -282,20 +282,34 @@ def _iteration(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> dict[str,
 
 
 def _way_back(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> str:
-    """What to do after a collapse: no checkpoint is written after an update that sets off an
-    alarm, so that the newest is from before."""
+    """What to do after a collapse. What set off the alarm was measured of the weights before that
+    update: in stage two, a checkpoint of the very same weights would only set it off again."""
     if not (sound := checkpoints.sound()):
         return "There is no checkpoint yet: start another run with other settings."
+    healthy = sound
+    if algo.stage == "reinforce":
+        measured_after = algo.training_iteration - max(0, algo.alarms.skipped_in_a_row - 1)
+        progress = {checkpoint: progress_of(checkpoint) for checkpoint in sound}
+        healthy = [
+            checkpoint
+            for checkpoint, done in progress.items()
+            if done["anchored"] and done["training_iteration"] < measured_after
+        ]
+    if not healthy:
+        return (
+            "No checkpoint is from before the weights that this was measured of: raise the limit "
+            f"and --resume, or start another run with other settings ({run.config})."
+        )
     if algo.stage == "anchor":
         key, value, more = "anchor.anchor_lr", algo.config.anchor_lr / 2, ""
     else:
-        key, more = "training.lr", ", or a larger training.kl_coeff"
+        key, more = "training.lr", ", or a larger training.kl_coeff" * (algo.config.kl_coeff > 0)
         lr = algo.config.lr
         value = lr / 2 if isinstance(lr, int | float) else [[step, rate / 2] for step, rate in lr]
     return (
-        f"The last healthy checkpoint is {sound[-1]}. Go on from it with a smaller {key}{more}, "
-        f"or raise the limit; --from takes an earlier one. starec train {run.config} "
-        f"'{key}={value}' --run-dir {run.path} --resume"
+        f"The last healthy checkpoint is {healthy[-1]}. Go on from it with a smaller {key}{more}, "
+        f"or raise the limit; --from takes any checkpoint. starec train {run.config} "
+        f"'{key}={value}' --run-dir {run.path} --resume --from {healthy[-1].name}"
     )
 
 
@@ -315,9 +329,9 @@ def _write_rollouts(algo: STARec, run: RunDir, titles: Mapping[str, str]) -> Non
 
 def _note(line: dict[str, Any]) -> str:
     if line["stage"] == "anchor":
-        parts = [f"NLL {line.get('loss', math.nan):.3f}"]
+        parts = [f"loss {line.get('loss', math.nan):.3f}"]
         if "held_out_nll" in line:
-            parts.append(f"held out {line['held_out_nll']:.3f}")
+            parts.append(f"NLL held out {line['held_out_nll']:.3f}")
         if users := line.get("validation"):
             parts.append(f"NDCG@10 {100 * users['ndcg@10']:.1f}")
             parts.append(f"malformed {100 * users['malformed_rate']:.0f} %")

@@ -7,7 +7,7 @@ from starec_ray.errors import CollapseError
 
 
 class Alarms:
-    """Watches the updates of a run.
+    """Watches the updates of a run; `skipped_in_a_row` are the last ones that were skipped.
 
     Args:
         config: reads max_skipped_steps, max_kl, max_grad_norm and min_entropy of a
@@ -16,7 +16,7 @@ class Alarms:
 
     def __init__(self, config: Any) -> None:
         self._config = config
-        self._skipped_in_a_row = 0
+        self.skipped_in_a_row = 0
 
     def check(self, update: Mapping[str, Any]) -> None:
         """
@@ -27,10 +27,10 @@ class Alarms:
             CollapseError: names the metric, its value and its limit.
         """
         config = self._config
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if update["skipped"] else 0
-        if self._skipped_in_a_row >= config.max_skipped_steps:
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if update["skipped"] else 0
+        if self.skipped_in_a_row >= config.max_skipped_steps:
             raise CollapseError(
-                f"the gradient wasn't finite {self._skipped_in_a_row} times in a row "
+                f"the gradient wasn't finite {self.skipped_in_a_row} times in a row "
                 f"(max_skipped_steps {config.max_skipped_steps})"
             )
         if update["skipped"]:

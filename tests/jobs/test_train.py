@@ -56,7 +56,7 @@ class Learning:
         folder.mkdir(exist_ok=True)
 
     def save_to_path(self, path: Path) -> str:
-        state = {"format": FORMAT, "training_iteration": self.training_iteration}
+        state = {"format": FORMAT, "training_iteration": self.training_iteration, "anchored": True}
         (path / PROGRESS).write_text(json.dumps(state))
         write_manifest(path)
         return str(path)
@@ -173,10 +173,23 @@ def test_a_run_that_collapses_ends_with_its_batch_and_a_way_back_that_is_open(
         raised.value
     )
     command = shlex.split(str(raised.value).partition("starec train ")[2])
-    assert command[2:] == ["--run-dir", str(run.path), "--resume"]
+    assert command[2:] == ["--run-dir", str(run.path), "--resume", "--from", "iteration-00005"]
     slower = load_recipe(command[0], [command[1]])
     assert slower.config.lr == 5e-5
     assert changed_keys(run.read_config(), resolved_sections(slower)) == []
+
+
+@pytest.mark.parametrize(
+    ("max_kl", "told"), [(0.55, r"is .*iteration-00000\. "), (0.05, "No checkpoint is from before")]
+)
+def test_a_checkpoint_of_the_weights_that_set_off_the_alarm_is_no_way_back(
+    max_kl, told, tmp_path, monkeypatch
+):
+    sections = tiny_recipe(tmp_path, tmp_path, None).sections
+    recipe = build(sections | {"fault_tolerance": {"max_kl": max_kl}})
+    with pytest.raises(CollapseError, match=told) as raised:  # in iteration 6, and in the first
+        learn(Collapsing(recipe.config), tmp_path, monkeypatch)
+    assert ("a larger training.kl_coeff" in str(raised.value)) == (max_kl == 0.55)
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,18 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(
     assert largest_difference(weights_of(learner), before) > 0
 
 
+def test_skipped_steps_are_counted_on_where_other_weights_come_back(
+    tiny_llama, mixed_sequences, tmp_path
+):
+    learner = local_learner(tiny_llama, kl_coeff=0.0)
+    learner.save_checkpoint(str(tmp_path / "before"))
+    learner.counters |= {"skipped_steps": 2, "rollouts_trained": 8}
+    learner.load_checkpoint(str(tmp_path / "before"), keeping=["skipped_steps"])
+    assert (learner.counters["skipped_steps"], learner.counters["rollouts_trained"]) == (2, 0)
+    learner.load_checkpoint(str(tmp_path / "before"))
+    assert learner.counters["skipped_steps"] == 0
+
+
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_a_saved_model_opens_in_transformers_with_equal_logits(
     tiny_llama, mixed_sequences, tmp_path, zero_stage

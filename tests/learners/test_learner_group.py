@@ -11,6 +11,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from learners import deepspeed_config
 from learners.tensor_files import TensorReader
+from starec_ray.errors import StorageError
 from tests.learners.samples import (
     build_group,
     largest_difference,
@@ -162,6 +163,18 @@ def test_a_gradient_that_is_not_finite_on_one_learner_is_left_out_on_both(
     for _, skipped, drift, taken, moved in both:
         assert (skipped["skipped_steps"], skipped["rollouts_trained"], drift) == (1, 0, 0)
         assert taken["skipped_steps"] == 1 and taken["rollouts_trained"] > 0 and moved > 0
+
+
+def test_learners_that_see_different_disks_refuse_to_save(group, tmp_path):
+    def refuse(learner):
+        with pytest.raises(StorageError) as refused:
+            learner.save_checkpoint(f"{tmp_path}/{learner.rank}/checkpoint")
+        return str(refused.value)
+
+    rebuild(group)
+    for rank, told in enumerate(on_all(group, refuse)):
+        assert f"holds nothing of learner {1 - rank}" in told
+        assert not (tmp_path / str(rank) / "checkpoint").exists()
 
 
 def test_rllib_gets_counters_from_one_learner_without_a_gather(group):

@@ -150,6 +150,11 @@ def losing_trial(folder: Path) -> type[SweepTrial]:
                 ray.kill(self.learners.group._workers[0])
             return super().step()
 
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            with (folder / "saved").open("a") as file:
+                print(checkpoint_dir, file=file)
+            super().save_checkpoint(checkpoint_dir)
+
         def evaluate(self, *args: object, **kwargs: object) -> dict:
             found = super().evaluate(*args, **kwargs)
             found["validation"]["ndcg@10"] = 0.9 if self.iterations_done == 1 else 0.1
@@ -178,9 +183,14 @@ def test_a_trial_goes_on_without_its_learner_and_one_that_cannot_be_run_tells_wh
         told = "only constrained grades say of each candidate" in trial["failed"]
         assert told == (trial["rewards.credit_assignment"] == "candidate")
         assert trial["ndcg@10"] == ("" if told else "0.9")  # the best checkpoint is kept
-    results = results_of(Path((tmp_path / "lost").read_text()))
+    trial = Path((tmp_path / "lost").read_text())
+    results = results_of(trial)
     assert [result["iterations_done"] for result in results] == [1, 2]
     assert results[-1]["failures/learner"] == 1
+    # Learners on other nodes see the trial's folder, and not one of a node's own.
+    saved = [Path(folder) for folder in (tmp_path / "saved").read_text().splitlines()]
+    assert saved and {folder.parent for folder in saved} == {trial}
+    assert not any(folder.exists() for folder in saved)  # Tune has copies
 
     # All that a trial starts lies in its own place; the learner was started twice.
     [actors] = [actors for actors in actors_by_place("Losing") if len(actors) > 1]

@@ -5,9 +5,9 @@ Two forms are read from one folder:
   several such files (`.train.inter`, `.valid.inter`, `.test.inter`) are taken one after another;
 - sequences: `item_id_list` (in time order) and `item_id`, the one that follows. Each user's longest
   sequence is taken, the test file's before the others'.
-Beside them `*.item` (items without a title are left out), `*.user` (optional; every field is profile, ids and zip
-codes apart) and `*.random` (optional, without header: a user id, a tab, and candidate item ids
-separated by spaces). https://recbole.io/docs/user_guide/data/atomic_files.html
+Beside them `*.item` (items without a title are left out), `*.user` (optional; every field is
+profile, ids and zip codes apart) and `*.random` (optional, without header: a user id, a tab, and
+candidate item ids separated by spaces). https://recbole.io/docs/user_guide/data/atomic_files.html
 
 Published data sets name these fields in many ways: the tuples below are theirs.
 """
