@@ -48,16 +48,20 @@ class Range:
 
     def __str__(self) -> str:
         """As in "it must be …": "above 0", "2 or more", "from 0 to 1"."""
+        low, high = (
+            f"{end}" if isinstance(end, int) else f"{end:g}" for end in (self.low, self.high)
+        )
         if self.high == math.inf:
-            return f"above {self.low:g}" if self.open_low else f"{self.low:g} or more"
+            return f"above {low}" if self.open_low else f"{low} or more"
         if not self.open_low and not self.open_high:
-            return f"from {self.low:g} to {self.high:g}"
-        low = f"above {self.low:g}" if self.open_low else f"{self.low:g} or more"
-        high = f"below {self.high:g}" if self.open_high else f"at most {self.high:g}"
+            return f"from {low} to {high}"
+        low = f"above {low}" if self.open_low else f"{low} or more"
+        high = f"below {high}" if self.open_high else f"at most {high}"
         return f"{low} and {high}"
 
 
 RANGES: dict[str, Range] = {
+    "seed": Range(0, 2**32 - 1, why="NumPy's generators take no more"),
     **dict.fromkeys(
         (
             "cases_per_iteration",

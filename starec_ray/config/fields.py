@@ -25,7 +25,6 @@ SECTIONS = [
 _RENAMED = {"model.name": "model_name", "data.path": "data_path"}
 
 RUN_LOWEST = {
-    "seed": 0,
     "iterations": 0,
     "checkpoint_every": 0,
     "keep_checkpoints": 0,

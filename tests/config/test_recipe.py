@@ -206,9 +206,7 @@ def test_resolved_sections_say_every_setting_and_are_a_recipe_again():
     assert again.run == recipe.run
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("checkpoint_every", -1), ("seed", -1), ("evaluation_cases", -5)]
-)
+@pytest.mark.parametrize(("key", "value"), [("checkpoint_every", -1), ("evaluation_cases", -5)])
 def test_a_run_setting_out_of_range_is_refused(key, value):
     with pytest.raises(ConfigError, match=rf"run\.{key} is {value}"):
         build({"run": {key: value}})
