@@ -293,7 +293,8 @@ def _way_back(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> str:
         healthy = [
             checkpoint
             for checkpoint, done in progress.items()
-            if done["anchored"] and done["training_iteration"] < measured_after
+            if done["anchor_updates_done"] >= algo.anchor_updates
+            and done["training_iteration"] < measured_after
         ]
     if not healthy:
         return (

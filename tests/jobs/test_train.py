@@ -31,6 +31,7 @@ class Learning:
 
     stage = "reinforce"
     latest_rollouts = None
+    anchor_updates = 0
 
     def __init__(self, loses) -> None:
         self.loses = loses
@@ -56,7 +57,11 @@ class Learning:
         folder.mkdir(exist_ok=True)
 
     def save_to_path(self, path: Path) -> str:
-        state = {"format": FORMAT, "training_iteration": self.training_iteration, "anchored": True}
+        state = {
+            "format": FORMAT,
+            "training_iteration": self.training_iteration,
+            "anchor_updates_done": self.anchor_updates,
+        }
         (path / PROGRESS).write_text(json.dumps(state))
         write_manifest(path)
         return str(path)
