@@ -182,6 +182,26 @@ def test_a_run_resumes_by_its_own_recipe_alone_and_says_when_there_is_nothing_to
     assert run.read_metrics() == [{"iteration": 5}]
 
 
+def test_going_back_in_a_finished_run_is_no_end_and_takes_nothing_away_before_it_can_start(
+    small_world, tiny_model, tmp_path, monkeypatch
+):
+    recipe = tiny_recipe(small_world, tiny_model, None, run={"iterations": 3, "evaluate": False})
+    run = RunDir(tmp_path)
+    recipe.config.resolve()
+    run.write_config(resolved_sections(recipe))
+    run.model.mkdir()
+    write_checkpoint(run, 5, recipe)
+    write_checkpoint(run, 6, recipe)
+
+    def no_place(settings: dict) -> None:
+        raise ConfigError("no cluster")
+
+    monkeypatch.setattr("starec_ray.jobs.train.start_ray", no_place)
+    with pytest.raises(ConfigError, match="no cluster"):
+        train(recipe, tmp_path, Console(), resume=True, checkpoint="iteration-00005")
+    assert (run.checkpoints / "iteration-00006" / PROGRESS).exists()
+
+
 def write_checkpoint(run, iteration, recipe):
     """The newest of a run by this recipe, after three iterations, without any weights."""
     checkpoint = run.checkpoints / f"iteration-{iteration:05d}"

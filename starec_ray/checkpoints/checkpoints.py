@@ -100,14 +100,18 @@ class Checkpoints:
         return target
 
     def bring(self) -> None:
-        """Where none is here yet: those that the store has, the newest first."""
-        if self.store and not self.all():
-            for name in reversed(self.store.names()):
+        """Those that the store has and this folder lacks, the newest first, unless this folder is
+        ahead: on another machine, after one that went on elsewhere, or after a copy was cut off."""
+        copies = self.store.names() if self.store else []
+        here = [path.name for path in self.all()]
+        if not self.store or not copies or (here and here[-1] > copies[-1]):
+            return
+        for name in reversed(copies):
+            if name not in here:
                 self.store.get(name, self.folder)
 
-    def go_back_to(self, name: str) -> None:
-        """Lets those after one go, in the store too, so that it is the newest.
-
+    def named(self, name: str) -> Path:
+        """
         Raises:
             ConfigError: there is no such one, or it isn't sound.
         """
@@ -118,12 +122,22 @@ class Checkpoints:
             raise ConfigError(f"{self.folder} holds no checkpoint {name}; there are: {there}.")
         if found := self._fault(chosen):
             raise ConfigError(f"{found}. Take another one.")
+        return chosen
+
+    def go_back_to(self, name: str) -> None:
+        """Lets those after one go, in the store too, so that it is the newest.
+
+        Raises:
+            ConfigError: as `named`.
+        """
+        self.named(name)
         if self.store:  # first: else what it still has would come back with a new machine
             for copy in self.store.names():
                 if copy > name:
                     self.store.remove(copy)
-        for later in written[written.index(chosen) + 1 :]:
-            shutil.rmtree(later)
+        for later in self.all():
+            if later.name > name:
+                shutil.rmtree(later)
 
     def best(self) -> Path | None:
         """The one with the highest score, of equals the newest; None if none has one."""

@@ -145,6 +145,15 @@ def check_object_store(nodes: Sequence[Node], wanted: Wanted | None, may_grow: b
         )
     if not weights:
         return Finding("object store", "good", f"{_size(least)} or more on every node")
+    if 2 * weights > least:  # the version before is there until the next one is loaded
+        return Finding(
+            "object store",
+            "warning",
+            f"two versions of the weights are {_size(2 * weights)}, the smallest store of a node "
+            f"with room for an actor {_size(least)}: Ray would lay a part onto the disk",
+            f"ray start --object-store-memory={int(3 * weights)} on these nodes, with as large a "
+            "/dev/shm; or weight_transfer: nccl.",
+        )
     return Finding(
         "object store",
         "good",

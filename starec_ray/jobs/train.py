@@ -72,7 +72,7 @@ def train(
         check_data(recipe, Dataset.load(recipe.config.data_path))
         check_learnable(recipe.config.model_name)
         start = _start(run, recipe, checkpoints, console, overwrite, resume, checkpoint)
-        if start and _is_finished(run, recipe, start):
+        if start and not checkpoint and _is_finished(run, recipe, start):
             console.print(
                 f"nothing to do: {run.path} has done its {recipe.run.iterations} iterations. "
                 "To go on, give it more: run.iterations=…"
@@ -84,6 +84,8 @@ def train(
         algo = recipe.config.build_algo()
         assert isinstance(algo, STARec)
         try:
+            if checkpoint:  # only now: what goes would be missed if nothing could be started
+                checkpoints.go_back_to(checkpoint)
             if not start:
                 run.clear()
                 if checkpoints.store:
@@ -146,7 +148,7 @@ def _start(
             f"its own ({run.config}), or start another run."
         )
     if checkpoint:
-        checkpoints.go_back_to(checkpoint)
+        return checkpoints.named(checkpoint)
     if (newest := checkpoints.newest()) is None:
         console.print(f"{run.path} has no checkpoint yet: it starts over.")
     return newest

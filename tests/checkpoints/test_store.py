@@ -5,6 +5,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlencode
 
 import fsspec
@@ -81,6 +82,42 @@ def test_those_here_are_not_replaced_by_those_in_the_store(address, checkpoints,
     elsewhere.store = store_at(address)
     elsewhere.bring()
     assert names(elsewhere) == ["iteration-00002"]
+
+
+def test_what_is_missing_here_comes_after_a_fetch_that_was_cut_off(
+    address, checkpoints, tmp_path, monkeypatch
+):
+    for iteration, score in enumerate([0.9, 0.1, 0.2, 0.3], start=1):
+        save(checkpoints, iteration, score)
+    elsewhere = Checkpoints(tmp_path / "elsewhere", 2, store=store_at(address))
+    get = CheckpointStore.get
+    with monkeypatch.context() as cut, pytest.raises(DeadlineError):
+
+        def one_alone(self: CheckpointStore, name: str, folder: Path) -> None:
+            if names(elsewhere):
+                raise DeadlineError("no answer")
+            get(self, name, folder)
+
+        cut.setattr(CheckpointStore, "get", one_alone)
+        elsewhere.bring()
+    assert names(elsewhere) == ["iteration-00004"]
+    elsewhere.bring()
+    assert names(elsewhere) == names(checkpoints) and elsewhere.best()
+
+
+def test_a_folder_that_fell_behind_goes_on_from_where_another_machine_was(
+    address, checkpoints, tmp_path
+):
+    save(checkpoints, 1)
+    elsewhere = Checkpoints(tmp_path / "elsewhere", 2, store=store_at(address))
+    elsewhere.bring()
+    for iteration in (2, 3, 4):
+        save(elsewhere, iteration)
+    checkpoints.bring()
+    assert checkpoints.newest() == checkpoints.folder / "iteration-00004"
+    save(checkpoints, 5)
+    kept = ["iteration-00004", "iteration-00005"]
+    assert names(checkpoints) == store_at(address).names() == kept
 
 
 def test_a_copy_that_was_cut_off_is_none_and_is_made_again(checkpoints, address, told, monkeypatch):

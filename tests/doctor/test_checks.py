@@ -92,6 +92,8 @@ def test_the_object_store_has_to_hold_the_weights_and_to_lie_in_memory():
     told = "140.0 GiB", "--object-store-memory="
     only(checks.check_object_store(TWO, large, may_grow=False), "bad", *told)
     only(checks.check_object_store(TWO, large, may_grow=True), "bad", *told)
+    tight = replace(WANTED, weight_bytes=40 * GIB)  # the version before is still there
+    only(checks.check_object_store(TWO, tight, may_grow=False), "warning", "80.0 GiB", "the disk")
     by_nccl = replace(large, through_object_store=False)
     only(checks.check_object_store(TWO, by_nccl, may_grow=False), "good")
     cramped = [node("n1", shm_bytes=GIB)]
