@@ -23,7 +23,7 @@ def algo(tmp_path):
     algo.__dict__["anchor_data"] = SimpleNamespace(held_out=[0], updates=3)
     algo.kept = []
 
-    def learners(method: str, *args):
+    def learners(method: str, *args, **kwargs):
         if method == "save_checkpoint":
             algo.kept.append(args[0])
         return [{"nll": 0.5}]
@@ -46,7 +46,7 @@ def test_the_best_epoch_is_kept_in_the_run_folder(algo, tmp_path):
 def test_where_the_last_epoch_can_not_be_measured_the_best_one_is_the_anchor(algo, tmp_path):
     algo.shared_folder, calls = tmp_path, []
 
-    def learners(method: str, *args):
+    def learners(method: str, *args, **kwargs):
         calls.append(method)
         return [{"nll": math.nan}]
 

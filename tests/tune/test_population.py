@@ -7,7 +7,7 @@ import pytest
 from starec_ray.algorithm import STARec
 from starec_ray.config import STARecConfig
 from starec_ray.config.fields import attribute_of
-from tune.population import fit, population
+from tune.population import copy_whole, fit, population
 from tune.space import Space, SweepSettings
 
 FIELDS = {
@@ -18,6 +18,20 @@ FIELDS = {
     "rewards.reward_shape": {"choice": ["tiers", "ndcg"]},
 }
 SPACE = Space(SweepSettings(scheduler="pbt"), FIELDS)
+
+
+def test_a_copy_is_whole_where_files_have_no_second_names(tmp_path, monkeypatch):
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "weights").write_text("new")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "old").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    copy_whole(tmp_path / "from", tmp_path / "to")
+    assert [(p.name, p.read_text()) for p in (tmp_path / "to").iterdir()] == [("weights", "new")]
 
 
 @pytest.fixture

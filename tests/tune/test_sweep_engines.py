@@ -18,6 +18,7 @@ from starec_ray.algorithm import MODEL
 from starec_ray.config.recipe import Recipe, build
 from tests.tiny_recipe import tiny_recipe
 from tune import sweep as sweep_module
+from tune.population import COPIED
 from tune.results import read_trials
 from tune.space import Space, SweepSettings
 from tune.sweep import TRIALS, sweep
@@ -90,7 +91,10 @@ def copying_trial(folder: Path) -> type[SweepTrial]:
         def restore(self, checkpoint_path: object) -> None:
             super().restore(checkpoint_path)
             self.save_model(folder / "restored")
-            shutil.copytree(Path(checkpoint_path.checkpoint.path) / MODEL, folder / "source")
+            copied = Path(checkpoint_path.checkpoint.path)
+            # Not the other one's, which may be gone before this one's engines are up.
+            assert copied == Path(self._storage.trial_fs_path) / COPIED
+            shutil.copytree(copied / MODEL, folder / "source")
 
     return Copying
 
