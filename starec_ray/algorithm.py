@@ -32,6 +32,7 @@ from starec_ray.checkpoints.files import (
     progress_of,
     write_manifest,
 )
+from starec_ray.cluster.connection import start_ray
 from starec_ray.cluster.failures import Failures
 from starec_ray.cluster.placement import actor_bundles, trial_place
 from starec_ray.cluster.start_deadline import StartDeadline
@@ -76,7 +77,8 @@ class STARec(Algorithm):
         return super().__repr__() if self.config else type(self).__name__
 
     def setup(self, config: STARecConfig) -> None:  # type: ignore[override]
-        """Starts env runners and learners (RLlib), reward actors, and the driver's own parts."""
+        """Starts Ray, unless it runs, env runners and learners (RLlib), reward actors, and the
+        driver's own parts."""
         self.config = self.config.copy(copy_frozen=False).resolve()
         self.config.freeze()
         config = self.config
@@ -88,6 +90,7 @@ class STARec(Algorithm):
         self.failures = Failures.from_config(config)
         self.identity = identity(config)
         self.shared_folder = self._shared_folder()
+        start_ray({})
         env_runner_class: Any = config.env_runner_cls
         deadline = StartDeadline(
             "env runner",

@@ -66,6 +66,8 @@ def sweep(
     folder = RunDir(out)  # only for its lock
     trials = folder.path / TRIALS
     with folder.lock():
+        if held := folder.holds():
+            raise ConfigError(f"{out} holds a run ({', '.join(held)}): give another --out.")
         wanted = _described(recipe, space)
         _check_begun(folder.path / BEGUN, wanted, resume=resume)
         recipe.config.resolve()

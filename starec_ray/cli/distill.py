@@ -154,6 +154,9 @@ def distill(
     if reply_format not in FORMATS:
         raise ConfigError(f"--reply-format {reply_format!r}: choose {' or '.join(FORMATS)}.")
     local_path(out)
+    if base_url and not base_url.startswith(("http://", "https://")):
+        raise ConfigError(f"--base-url {base_url!r} is no address: write http://HOST:PORT/v1.")
+    more_fields = _json_object("--extra-body", extra_body)
     dataset = Dataset.load(data)
     agent = job.teachers_agent(dataset, reply_format, history_shown, max_prompt_tokens)
     settings = DistillSettings(users, min_score, rethinks, seed, guided)
@@ -177,7 +180,7 @@ def distill(
                 timeout_s=timeout,
                 budget_requests=budget_requests,
                 budget_tokens=budget_tokens,
-                extra_body=_json_object("--extra-body", extra_body),
+                extra_body=more_fields,
             )
         )
     else:

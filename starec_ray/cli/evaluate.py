@@ -20,7 +20,10 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="With --model: the recipe it was trained with, for its prompts."),
+        typer.Option(
+            help="With --model: the recipe it was trained with, for its prompts. Default: the "
+            "config.yaml of the run that it lies in."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -60,6 +63,14 @@ def evaluate(
         )
     if run is not None and recipe is not None:
         raise ConfigError("a run has its settings: leave --recipe out, or --run.")
+    console = Console()
+    if model is not None and run is None and recipe is None:
+        beside = RunDir(Path(model).parent, create=False).config if Path(model).is_dir() else None
+        if beside and beside.is_file():
+            recipe = beside
+            console.print(f"settings: {recipe}", soft_wrap=True)
+        else:
+            console.print("[yellow]no --recipe:[/] prompts and replies are the defaults'")
     found = RunDir(run, create=False) if run is not None else None
     sections: dict = {"model": {"name": model}}
     if found is not None:
@@ -87,7 +98,7 @@ def evaluate(
         models,
         build(sections),
         out,
-        Console(),
+        console,
         split,
         untrained=known,
         trained_with=trained_with,

@@ -13,13 +13,14 @@ from rich.rule import Rule
 from rich.text import Text
 
 from starec_ray.cli.terminal import printable
+from starec_ray.errors import DataError
 from starec_ray.run_dir import RunDir
 
 
 def rollouts(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     iteration: Annotated[
-        int | None, typer.Option(help="Which iteration; by default the last.")
+        int | None, typer.Option(help="Which iteration; by default the last, or all with --case.")
     ] = None,
     kind: Annotated[
         Literal["rank", "reflect", "rank_again"] | None,
@@ -33,7 +34,16 @@ def rollouts(
     """Print sampled rollouts: prompt, rationale, ranking with the target marked, reward."""
     if best and worst:
         raise typer.BadParameter("give --best or --worst, not both")
-    table = RunDir(run, create=False).read_rollouts(iteration)
+    found = RunDir(run, create=False)
+    if case is not None and iteration is None:
+        table = pa.concat_tables(
+            found.read_rollouts(each).filter(pc.field("case_id") == case)
+            for each in found.rollout_iterations()
+        )
+    else:
+        table = found.read_rollouts(iteration)
+    if case is not None and case not in table["case_id"].to_pylist():
+        raise DataError(f"{found.rollouts} holds no rollout of case {case} there.")
     shown = select(table, kind=kind, case=case, best=best, worst=worst, limit=limit)
     console = Console()
     previous: tuple[Any, ...] | None = None

@@ -21,7 +21,7 @@ from starec_ray.errors import ConfigError
 # What a run that goes on may change, and what of the section run it may not.
 FREE_SECTIONS = {"env_runners", "learners", "evaluation", "fault_tolerance"}
 KL = "kl_coeff"
-FREE = {"anchor.anchor_lr", "training.lr", f"training.{KL}"}
+FREE = {"model.dtype", "anchor.anchor_lr", "training.lr", f"training.{KL}"}
 FIXED_OF_RUN = {"seed", "metric", "mode"}  # the scores of its checkpoints are by these
 
 # What run.ray may set; Ray has settings for experts besides, whose names begin with "_".
@@ -145,8 +145,8 @@ def resolved_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
 def fixed_keys(sections: Mapping[str, Any]) -> dict[str, Any]:
     """What a run may not change as it goes on, "section.key" → value, of `resolved_sections`.
 
-    How long it runs, how fast it learns, what it evaluates, its actors, ZeRO's stage, the deadlines
-    and the alarms' limits are free.
+    How long it runs, how fast it learns, in which dtype (another machine may be fast at another),
+    what it evaluates, its actors, ZeRO's stage, the deadlines and the alarms' limits are free.
     """
     return {
         f"{section}.{key}": value

@@ -1,6 +1,7 @@
 """Traces from a teacher: what `starec distill` does once the teacher is chosen."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from starec_ray.distill.journal import Journal
 from starec_ray.distill.pipeline import Distillation, DistillSettings
 from starec_ray.distill.report import print_distillation, write_distillation
 from starec_ray.distill.teachers import CUT_OFF, Teacher
+from starec_ray.errors import STARecError
 
 ITEM_ATTRIBUTES = ("year", "tags", "people", "popularity")  # what a teacher is shown
 REMEDY = (
@@ -35,6 +37,9 @@ def distill(
 ) -> None:
     """Lets the teacher play the loop, and writes what came of it into `out`.
 
+    Raises:
+        STARecError: it answered nothing; no table is written then.
+
     Args:
         agent: see `teachers_agent`.
         cases: see `pipeline.choose_cases`.
@@ -49,16 +54,24 @@ def distill(
             console.print(f"going on: {len(journal)} answers are there")
         distillation = Distillation(agent, cases, targets, teacher, journal, settings)
         traces = distillation.run()
+        if not len(traces) and not teacher.usage.budget_spent:
+            raise STARecError(
+                f"the teacher {teacher.name} answered nothing ({_told(teacher.usage.faults)}): "
+                f"look at its address and its log. The table in {out}, if there is one, stays."
+            )
         summary = write_distillation(out, traces, teacher.usage.plain(), distillation.unanswered)
     print_distillation(summary, console)
     if faults := teacher.usage.faults:
-        told = ", ".join(f"{cause} {count} ×" for cause, count in faults.most_common())
-        console.print(f"requests that failed: {told}")
+        console.print(f"requests that failed: {_told(faults)}")
         if faults[CUT_OFF]:
             console.print("[yellow]thoughts used up all tokens:[/] raise --max-tokens")
     if teacher.usage.budget_spent:
         console.print("[yellow]the budget is spent:[/] the same command goes on from here")
     console.print(f"traces: {out / 'traces.parquet'}")
+
+
+def _told(faults: Counter[str]) -> str:
+    return ", ".join(f"{cause} {count} ×" for cause, count in faults.most_common())
 
 
 def teachers_agent(

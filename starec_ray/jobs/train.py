@@ -284,21 +284,10 @@ def _iteration(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> dict[str,
 
 
 def _way_back(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> str:
-    """What to do after a collapse. What set off the alarm was measured of the weights before that
-    update: in stage two, a checkpoint of the very same weights would only set it off again."""
+    """What to do after a collapse."""
     if not (sound := checkpoints.sound()):
         return "There is no checkpoint yet: start another run with other settings."
-    healthy = sound
-    if algo.stage == "reinforce":
-        measured_after = algo.training_iteration - max(0, algo.alarms.skipped_in_a_row - 1)
-        progress = {checkpoint: progress_of(checkpoint) for checkpoint in sound}
-        healthy = [
-            checkpoint
-            for checkpoint, done in progress.items()
-            if done["anchor_updates_done"] >= algo.anchor_updates
-            and done["training_iteration"] < measured_after
-        ]
-    if not healthy:
+    if not (healthy := [c for c in sound if _is_from_before(algo, progress_of(c))]):
         return (
             "No checkpoint is from before the weights that this was measured of: raise the limit "
             f"and --resume, or start another run with other settings ({run.config})."
@@ -314,6 +303,16 @@ def _way_back(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> str:
         f"or raise the limit; --from takes any checkpoint. starec train {run.config} "
         f"'{key}={value}' --run-dir {run.path} --resume --from {healthy[-1].name}"
     )
+
+
+def _is_from_before(algo: STARec, progress: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is older than the weights that set off an alarm. In stage two they are
+    those before the update: a checkpoint of the very same ones would set it off again."""
+    if algo.stage == "anchor":
+        return True
+    measured_after = algo.training_iteration - max(0, algo.alarms.skipped_in_a_row - 1)
+    anchored = progress["anchor_updates_done"] >= algo.anchor_updates
+    return anchored and progress["training_iteration"] < measured_after
 
 
 def _write_rollouts(algo: STARec, run: RunDir, titles: Mapping[str, str]) -> None:

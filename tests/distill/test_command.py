@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from starec_ray.cli import app
 from starec_ray.data.prepare import prepare
-from starec_ray.errors import ConfigError, DataError
+from starec_ray.errors import ConfigError, DataError, STARecError
 from tests.distill.server import TeacherServer, teacher_server
 
 BEFORE_THE_KILL = 7  # answers
@@ -71,6 +71,33 @@ def test_data_without_anybody_to_ask_about_are_a_clear_error(tmp_path, protocol)
     result = called(tmp_path / "data", tmp_path / "out", "--teacher", "template")
     assert isinstance(result.exception, DataError)
     assert "--train-users and with --rounds 2 or more" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_answers_nothing_is_an_error_and_the_table_before_stays(films, tmp_path):
+    assert called(films, tmp_path, "--teacher", "template", "--users", "4").exit_code == 0
+    table = (tmp_path / "traces.parquet").read_bytes()
+    with teacher_server() as server:
+        gone = server.url
+    options = ("--teacher", "small", "--base-url", gone, "--users", "4", "--tries", "1")
+    result = called(films, tmp_path, *options)
+    assert isinstance(result.exception, STARecError)
+    assert "small answered nothing (connection lost" in str(result.exception)
+    assert (tmp_path / "traces.parquet").read_bytes() == table
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--teacher", "small", "--base-url", "localhost:8000/v1"], "write http://HOST:PORT/v1"),
+        (["--teacher", "template", "--extra-body", "{x"], "--extra-body is no JSON"),
+    ],
+)
+def test_what_is_no_address_and_no_json_is_told_before_anything_is_asked(
+    films, tmp_path, options, told
+):
+    result = called(films, tmp_path / "out", *options)
+    assert isinstance(result.exception, ConfigError) and told in str(result.exception)
     assert not (tmp_path / "out").exists()
 
 

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from starec_ray import schemas
 from starec_ray.cli.rollouts import rollouts as rollouts_command
+from starec_ray.errors import DataError
 from starec_ray.run_dir import RunDir
 
 TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}
@@ -85,9 +86,17 @@ def test_rollouts_are_shown_with_the_target_marked(show) -> None:
     assert "3 of 3 rollouts" in result.output
 
 
+def test_a_case_is_looked_for_in_all_iterations_or_in_the_one_that_is_named(show, tmp_path) -> None:
+    write_rollouts(RunDir(tmp_path), 4)
+    found = show("--case", "u1/0").output
+    assert "6 of 6 rollouts" in found and "iteration 1 ·" in found and "iteration 4 ·" in found
+    assert "3 of 3 rollouts" in show("--case", "u1/0", "--iteration", "4").output
+    missing = show("--case", "nobody/0").exception
+    assert isinstance(missing, DataError) and "no rollout of case nobody/0" in str(missing)
+
+
 def test_rollouts_are_chosen_by_kind_case_reward_and_number(show) -> None:
     assert "rank ·" not in show("--kind", "reflect").output
-    assert "0 of 3" in show("--case", "nobody/0").output
     assert "reward -1.000" in show("--worst", "--limit", "1").output
     assert "reward +1.000" in show("--best", "--limit", "1").output
     assert show("--best", "--worst").exit_code != 0

@@ -257,6 +257,28 @@ def test_a_checkpoint_resumes_as_if_nothing_had_happened(
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
+@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize(("wrote", "reads"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_checkpoint_is_gone_on_from_in_another_dtype(
+    tiny_llama, mixed_sequences, tmp_path, zero_stage, wrote, reads
+):
+    learner = local_learner(tiny_llama, zero_stage=zero_stage, dtype=wrote)
+    learner.freeze_anchor()
+    learner.update_sequences(mixed_sequences, objective="grpo")
+    learner.save_checkpoint(str(tmp_path / "written"))
+    expected = learner.update_sequences(mixed_sequences, objective="grpo")
+    other = local_learner(tiny_llama, zero_stage=zero_stage, dtype=reads)
+    other.load_checkpoint(str(tmp_path / "written"))
+    other.save_checkpoint(str(tmp_path / "read"))
+    before, after = (TensorReader(tmp_path / name / "optimizer") for name in ("written", "read"))
+    assert before.names == after.names
+    assert all(torch.equal(before.read(name), after.read(name)) for name in before.names)
+    found = other.update_sequences(mixed_sequences, objective="grpo")
+    for name in ("lr", "stage_steps", "rollouts_trained"):
+        assert found.get(name) == expected.get(name)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.05)
+
+
 def test_a_folder_that_is_no_checkpoint_is_an_error(tiny_llama, tmp_path):
     with pytest.raises(ConfigError, match="no learner checkpoint"):
         local_learner(tiny_llama).load_checkpoint(str(tmp_path))

@@ -5,6 +5,7 @@ from rich.console import Console
 
 from starec_ray.config.recipe import build, with_values
 from starec_ray.errors import ConfigError
+from starec_ray.run_dir import RunDir
 from tests.tiny_recipe import tiny_recipe
 from tune import sweep as module
 from tune.space import Space, SweepSettings
@@ -54,6 +55,15 @@ def test_a_sweep_without_iterations_is_refused_before_anything_is_written(recipe
     with pytest.raises(ConfigError, match=r"run\.iterations is 0"):
         sweep(without, SPACE, tmp_path / "out", Console(quiet=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_runs_folder_is_not_mixed_with_a_sweep(recipe, tmp_path):
+    run = RunDir(tmp_path)
+    run.append_metrics({"iteration": 1})
+    run.close()
+    with pytest.raises(ConfigError, match=r"holds a run \(metrics.jsonl.*another --out"):
+        sweep(recipe, SPACE, tmp_path, Console(quiet=True))
+    assert not (tmp_path / "sweep.yaml").exists()
 
 
 def test_a_folder_that_holds_a_sweep_is_not_begun_with_again(recipe, anchors, tmp_path):
