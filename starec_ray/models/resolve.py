@@ -127,8 +127,8 @@ def bfloat16_is_faster() -> bool:
     """Whether this CPU multiplies bfloat16 faster than float32: one with AMX, an AMD with
     AVX512-BF16, an ARM that can.
 
-    An Intel with AVX512-BF16 alone multiplies it at half of float32's rate; others emulate it, up
-    to a hundred times slower.
+    An Intel with AVX512-BF16 alone multiplies it at two thirds of float32's rate; others emulate
+    it, up to a hundred times slower.
     """
     import torch
 
