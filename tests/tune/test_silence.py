@@ -11,13 +11,15 @@ from starec_ray.errors import DeadlineError
 from tests.tiny_recipe import tiny_recipe
 from tune import silence as module
 from tune import sweep as sweep_module
+from tune.population import Population
 from tune.silence import Silence, longest_silence_s, longest_start_s
 from tune.space import Space, SweepSettings
 
 PLACE = {"CPU": 1}
 SILENCE_S = 10.0
 STEPS = 3
-BEST = 2
+TRIALS = 3
+BEST = TRIALS - 1  # its score
 NOWHERE = {"CPU": 1, "a resource of no node": 2}
 
 
@@ -50,14 +52,22 @@ def test_a_trial_that_reports_nothing_any_more_is_ended_and_the_others_go_on(
 
 
 class HangsInItsCheckpoint(tune.Trainable):
-    """The best of some trials, which the worst is to copy, doesn't come out of its save."""
+    """The best of some trials, which the worst is to copy, doesn't come out of its save. It reports
+    after the others' first reports, so that it is known for the best; they go on when it saves.
+    """
 
     def setup(self, config: dict) -> None:
-        self.score, self.saving = config["score"], Path(config["folder"]) / "saving"
+        self.score, self.folder = config["score"], Path(config["folder"])
+        self.saving = self.folder / "saving"
 
     def step(self) -> dict:
-        while self.score != BEST and self.iteration and not self.saving.exists():
-            time.sleep(0.1)
+        if self.score == BEST:
+            while len(list(self.folder.glob("compared-*"))) < TRIALS - 1:
+                time.sleep(0.1)
+        elif self.iteration:
+            (self.folder / f"compared-{self.trial_id}").touch()
+            while not self.saving.exists():
+                time.sleep(0.1)
         return {"score": self.score, tune.result.DONE: self.iteration == STEPS - 1}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -84,7 +94,7 @@ def test_of_a_population_that_waits_for_a_checkpoint_the_trial_that_hangs_in_it_
             waits.append(time.monotonic() - start)
 
     monkeypatch.setattr(_FutureTrainingResult, "resolve", timed)
-    population = tune.schedulers.PopulationBasedTraining(
+    population = Population(
         time_attr="training_iteration",
         perturbation_interval=1,
         hyperparam_mutations={"lr": [1, 2]},
@@ -92,7 +102,7 @@ def test_of_a_population_that_waits_for_a_checkpoint_the_trial_that_hangs_in_it_
     )
     tuner = tune.Tuner(
         tune.with_resources(HangsInItsCheckpoint, PLACE),
-        param_space={"score": tune.grid_search([0, 1, BEST]), "lr": 1, "folder": str(tmp_path)},
+        param_space={"score": tune.grid_search([*range(TRIALS)]), "lr": 1, "folder": str(tmp_path)},
         tune_config=tune.TuneConfig(scheduler=population, metric="score", mode="max"),
         run_config=tune.RunConfig(
             storage_path=str(tmp_path),
