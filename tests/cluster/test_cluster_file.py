@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import tomllib
@@ -70,6 +71,12 @@ def test_a_machine_that_one_has_offers_a_unit_a_gpu_of_its_part(address, offered
     command, head, resources = (tmp_path / "given").read_text().splitlines()
     assert (command, head) == ("start", "--address=10.0.0.1:6379")
     assert json.loads(resources.removeprefix("--resources=")) == offered
+
+
+def test_the_copy_on_the_nodes_leaves_out_nothing_of_the_program():
+    for pattern in yaml.safe_load(TEXT)["rsync_exclude"]:
+        assert re.fullmatch(r"/[\w.-]+", pattern)  # without the slash, folders at any depth
+        assert not list((ROOT / pattern[1:]).glob("__init__.py"))
 
 
 def test_the_cluster_installs_what_the_project_pins():
