@@ -102,11 +102,13 @@ def load_saved_model(llm: Any, folder: str) -> None:
 
 
 def sleep(llm: Any) -> None:
-    """Frees what the engine holds of its GPU, weights included; new weights wake it.
+    """Frees what the engine holds of its GPU, weights included, unless it sleeps already; new
+    weights wake it.
 
     On a CPU vLLM frees nothing and only refuses to sample.
     """
-    llm.sleep(level=2)
+    if not llm.llm_engine.is_sleeping():
+        llm.sleep(level=2)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from learners.spans import FamilySpan
 from starec_ray.errors import ConfigError
 
 PACKED_GROUPS = "packed_groups"  # the name among transformers' attention implementations
+# Below 128 tokens torch would take its decoding kernel, which has no form for some head counts.
+FLEX_KERNEL = {"BACKEND": "TRITON"}
 
 
 def attention_arguments(
@@ -126,7 +128,14 @@ def packed_groups_attention(
     """transformers' interface of attention, out (B, W, H, D). Without mask or `packed`: causal."""
     if isinstance(attention_mask, BlockMask):
         return flex_attention_forward(
-            module, query_BHWD, key_BKWD, value_BKWD, attention_mask, scaling=scaling, **kwargs
+            module,
+            query_BHWD,
+            key_BKWD,
+            value_BKWD,
+            attention_mask,
+            scaling=scaling,
+            kernel_options=FLEX_KERNEL,
+            **kwargs,
         )
     if packed is None:
         return sdpa_attention_forward(

@@ -51,9 +51,11 @@ def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreT
 
 def _restore_rotary_frequencies(model: PreTrainedModel) -> None:
     """Rotary frequencies in float32: ZeRO-3's loading rounds them to the weights' dtype."""
+    shard: Any = next(model.parameters())
+    device = shard.ds_tensor.device
     for module in model.modules():
         if type(module).__name__.endswith("RotaryEmbedding"):
-            exact = type(module)(config=model.config)
+            exact = type(module)(config=model.config).to(device)
             for name, buffer in exact.named_buffers():
                 setattr(module, name, buffer)
 

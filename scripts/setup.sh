@@ -20,7 +20,14 @@ command -v "$PYTHON" >/dev/null || { echo "$PYTHON isn't on the PATH: install Py
 stamp=.venv/installed-$VARIANT-$(cat pyproject.toml scripts/*.sh | sha256sum | cut -c1-16)
 [ -f "$stamp" ] && exit 0
 
-rm -f .venv/installed-*  # another variant's packages are replaced
+# pip would take one variant's torch and vLLM for the other's.
+for other in .venv/installed-*; do
+  case "$other" in
+    ".venv/installed-$VARIANT-"*) ;;
+    *-*-*) echo "removing .venv, which holds another variant"; rm -rf .venv; break ;;
+  esac
+done
+rm -f .venv/installed-*
 echo "installing the $VARIANT variant into .venv (some minutes, once)"
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade pip

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from actors.weight_transfer.base import (
@@ -69,6 +70,8 @@ class BroadcastPublisher:
         try:
             engine = _sender(self._group)
             engine.source = _source(named_tensors, self._layout)
+            if self._group.backend == "nccl":
+                torch.cuda.synchronize()  # vLLM packs on streams that don't wait for this one
             engine.send_weights()
         except Exception as error:  # a receiver is gone; this learner is as well as before
             close_senders()
@@ -186,6 +189,8 @@ def _open_sender(group: Group) -> Any:
 
     where = (group.host, group.port, group.world_size)
     if group.backend == "nccl":
+        # vLLM puts a thread that has set no stream onto one of its own, for good.
+        torch.cuda.set_stream(torch.cuda.current_stream())
         info = NCCLTrainerInitInfo(*where, rank=0)
     else:
         info = GlooTrainerInitInfo(*where, rank=0, timeout_s=group.timeout_s)

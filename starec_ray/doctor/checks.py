@@ -31,6 +31,7 @@ class Wanted:
         weight_bytes: of the whole model, in the run's dtype; 0 if unknown.
         runner_bytes, learner_bytes: `sizing.runner_bytes` and `sizing.learner_bytes`.
         runner_gpus, learner_gpus: of each.
+        shares_gpus: a learner may come onto an engine's GPU.
         gpu_memory_utilization: vLLM's share of a GPU.
         through_object_store: weights go to the runners that way.
     """
@@ -43,6 +44,7 @@ class Wanted:
     learner_gpus: float
     num_runners: int
     num_learners: int
+    shares_gpus: bool
     gpu_memory_utilization: float
     through_object_store: bool
 
@@ -305,7 +307,8 @@ def check_memory(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Findi
             return Finding("memory", "good", text)
         return Finding("memory", "bad", text, "a smaller model, fewer actors, or more memory.")
     least = min(gpus)
-    room = wanted.gpu_memory_utilization * least - wanted.runner_bytes
+    engine = wanted.gpu_memory_utilization * least
+    room = engine - wanted.runner_bytes
     if wanted.learner_gpus and wanted.learner_bytes > LEARNER_SHARE * least:
         return Finding(
             "memory",
@@ -318,8 +321,16 @@ def check_memory(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Findi
             "memory",
             "bad",
             f"an engine's weights take {_size(wanted.runner_bytes)} of each GPU, of which vLLM "
-            f"may use {_size(wanted.gpu_memory_utilization * least)}",
+            f"may use {_size(engine)}",
             "a higher tensor_parallel_size, or a smaller model.",
+        )
+    if wanted.shares_gpus and wanted.learner_gpus and engine + wanted.learner_bytes > least:
+        return Finding(
+            "memory",
+            "bad",
+            f"{learner}, which stay while the engine on its GPU samples, and vLLM may use "
+            f"{_size(engine)}: more than the smallest GPU's {_size(least)}",
+            "a lower gpu_memory_utilization, more learners, or a GPU of their own for each.",
         )
     return Finding(
         "memory", "good", f"{learner}, an engine has {_size(room)} of each GPU for its KV cache"

@@ -18,6 +18,7 @@ from starec_ray.errors import DeadlineError, StaleWeightsError, STARecError
 from starec_ray.rollouts.ledger import Ledger
 
 PING_TIMEOUT_S = 5.0
+PING_WHILE_OTHERS_WAIT_S = 0.5
 MAX_ATTEMPTS = 4  # a request that fails so often in a row is itself the fault
 
 
@@ -90,9 +91,10 @@ class RunnerPool:
         return self._send_weights(self._manager.healthy_actor_ids())
 
     def sleep(self) -> None:
-        """Runners free their GPUs' memory; the next weights wake them."""
-        if self._current:
-            self._call_in_time("sleep", {runner: {} for runner in self._current})
+        """Runners free their GPUs' memory, those too that came back since; the next weights wake
+        them."""
+        self._ping_lost()
+        self._call_in_time("sleep", {r: {} for r in self._manager.healthy_actor_ids()})
         self._current = set()
 
     def sample(
@@ -203,12 +205,12 @@ class RunnerPool:
 
     def _ping_lost(self) -> None:
         """Finds out which of the lost runners are back, and what keeps the others away."""
-        actors = self._manager.actors()
-        lost = actors.keys() - set(self._manager.healthy_actor_ids())
-        refs = {actors[runner].ping.remote(): runner for runner in lost}
+        actors, healthy = self._manager.actors(), self._manager.healthy_actor_ids()
+        refs = {actors[runner].ping.remote(): runner for runner in actors.keys() - set(healthy)}
         if not refs:
             return
-        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=PING_TIMEOUT_S)
+        patience = PING_WHILE_OTHERS_WAIT_S if healthy else PING_TIMEOUT_S
+        ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=patience)
         for ref in ready:
             runner = refs[ref]
             try:

@@ -19,6 +19,7 @@ WANTED = Wanted(
     learner_gpus=1,
     num_runners=2,
     num_learners=4,
+    shares_gpus=False,
     gpu_memory_utilization=0.85,
     through_object_store=True,
 )
@@ -151,6 +152,14 @@ def test_weights_and_states_that_no_gpu_holds_are_red():
         "70.0 GiB of each GPU, of which vLLM may use 68.0 GiB",
         "tensor_parallel_size",
     )
+    in_turns = replace(WANTED, shares_gpus=True)
+    only(
+        checks.check_memory(in_turns, TWO, False),
+        "bad",
+        "30.0 GiB, which stay while the engine on its GPU samples, and vLLM may use 68.0 GiB",
+        "gpu_memory_utilization",
+    )
+    only(checks.check_memory(replace(in_turns, gpu_memory_utilization=0.5), TWO, False), "good", "")
     bare = [node("n1", gpus=0)]
     # GPUs that are wanted and aren't up yet say nothing of what they will hold.
     only(checks.check_memory(WANTED, bare, True), "warning", "no node with a GPU is up")
