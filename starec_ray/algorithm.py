@@ -180,8 +180,9 @@ class STARec(Algorithm):
         self.report["skipped_steps"] = steps[-1]["skipped_steps"]  # a count, not a mean
         self.report |= {"traces_too_long": data.too_long, **self.collector.memory()}
         self.anchor_updates_done = last
-        self._sync_weights()
-        if last == epoch_ends:
+        if last < epoch_ends:
+            self._sync_weights()
+        else:
             self._end_epoch()
         if self.stage == "reinforce":
             self.freeze_anchor()
@@ -189,11 +190,13 @@ class STARec(Algorithm):
     def _end_epoch(self) -> None:
         """Measures the anchor on held-out traces and users, and keeps the best epoch's weights."""
         config, score = self.config, math.nan
-        with self._timed("validate"):
-            if len(self.anchor_data.held_out):
+        if len(self.anchor_data.held_out):  # before the engines may take the learners' GPUs again
+            with self._timed("validate"):
                 nll = self.learners("nll", self.anchor_data.held_out)[0]["nll"]
-                self.report["held_out_nll"] = nll
-                score = -nll
+            self.report["held_out_nll"] = nll
+            score = -nll
+        self._sync_weights()
+        with self._timed("validate"):
             if cases := config.anchor_validation_cases:
                 self.report |= self.evaluate(limit=cases)
                 score = self.report["validation"]["ndcg@10"]
@@ -314,7 +317,7 @@ class STARec(Algorithm):
 
         Args:
             split: "validation" or "test".
-            limit: users asked, a seeded sample; `config.validation_cases` by default.
+            limit: users asked, always the same ones; `config.validation_cases` by default.
 
         Returns:
             {split: {"ndcg@10": …, "mrr": …, …, "malformed_rate": …}}, fractions 0 … 1.
@@ -325,15 +328,14 @@ class STARec(Algorithm):
             self.agent,
             self.dataset,
             self.reward_group,
-            evaluation_case_ids(
-                self.dataset, split, limit or self.config.validation_cases, self.config.seed
-            ),
+            evaluation_case_ids(self.dataset, split, limit or self.config.validation_cases),
             policy="now",
             slow_thinking=slow_thinking,
+            batch_size=self.config.max_num_seqs * self.config.num_env_runners,
             seed=self.config.seed,
         )
         means = {name: float(values.mean()) for name, values in result.metrics().items()}
-        return {split: means | {"malformed_rate": float(result.malformed.mean())}}
+        return {split: means | result.malformed_rates()}
 
     # --- saving ------------------------------------------------------------------------------
 

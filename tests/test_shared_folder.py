@@ -28,7 +28,7 @@ def algo(tmp_path):
             algo.kept.append(args[0])
         return [{"nll": 0.5}]
 
-    algo.learners = learners
+    algo.learners, algo._sync_weights = learners, lambda: None
     return algo
 
 
@@ -50,7 +50,7 @@ def test_where_the_last_epoch_can_not_be_measured_the_best_one_is_the_anchor(alg
         calls.append(method)
         return [{"nll": math.nan}]
 
-    algo.learners, algo._sync_weights = learners, lambda: None
+    algo.learners = learners
     algo.anchor_updates_done = 3  # of three
     algo._best_epoch.mkdir()
     algo._end_epoch()

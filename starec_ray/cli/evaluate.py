@@ -10,6 +10,8 @@ from starec_ray.errors import ConfigError
 from starec_ray.files import local_path
 from starec_ray.run_dir import RunDir
 
+MADE_BY = ("config.yaml", "best.yaml")  # beside a model: of a run, of a sweep
+
 
 def evaluate(
     run: Annotated[
@@ -22,24 +24,29 @@ def evaluate(
         Path | None,
         typer.Option(
             help="With --model: the recipe it was trained with, for its prompts. Default: the "
-            "config.yaml of the run that it lies in."
+            "recipe that lies beside it (a run's config.yaml, a sweep's best.yaml)."
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="A prepared data folder, instead of the run's; required without --run."),
     ] = None,
-    cases: Annotated[int | None, typer.Option(help="Users to evaluate on; 0 takes all.")] = None,
+    cases: Annotated[
+        int | None, typer.Option(min=0, help="Users to evaluate on; 0 takes all.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which users: test, validation or train.")] = "test",
     slow: Annotated[
         bool | None,
-        typer.Option("--slow/--no-slow", help="Evaluate slow thinking too (three times the work)."),
+        typer.Option(
+            "--slow/--no-slow",
+            help="Evaluate slow thinking too (about four times the work in all).",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for evaluation.json. Default: the run's; required with --model, --data or "
-            "a --split other than test."
+            help="Folder for evaluation.json. Default: the run's, whose evaluation is replaced; "
+            "required with --model, --data or a --split other than test."
         ),
     ] = None,
 ) -> None:
@@ -65,12 +72,16 @@ def evaluate(
         raise ConfigError("a run has its settings: leave --recipe out, or --run.")
     console = Console()
     if model is not None and run is None and recipe is None:
-        beside = RunDir(Path(model).parent, create=False).config if Path(model).is_dir() else None
-        if beside and beside.is_file():
-            recipe = beside
+        beside = (Path(model).with_name(name) for name in MADE_BY if Path(model).is_dir())
+        recipe = next((path for path in beside if path.is_file()), None)
+        if recipe:
             console.print(f"settings: {recipe}", soft_wrap=True)
         else:
-            console.print("[yellow]no --recipe:[/] prompts and replies are the defaults'")
+            console.print(
+                "[yellow]no --recipe, and none beside the model:[/] prompts and replies are those "
+                "of the default settings, which it may not have been trained with.",
+                soft_wrap=True,
+            )
     found = RunDir(run, create=False) if run is not None else None
     sections: dict = {"model": {"name": model}}
     if found is not None:

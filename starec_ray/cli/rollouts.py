@@ -35,16 +35,15 @@ def rollouts(
     if best and worst:
         raise typer.BadParameter("give --best or --worst, not both")
     found = RunDir(run, create=False)
-    if case is not None and iteration is None:
-        table = pa.concat_tables(
-            found.read_rollouts(each).filter(pc.field("case_id") == case)
-            for each in found.rollout_iterations()
-        )
-    else:
-        table = found.read_rollouts(iteration)
-    if case is not None and case not in table["case_id"].to_pylist():
-        raise DataError(f"{found.rollouts} holds no rollout of case {case} there.")
-    shown = select(table, kind=kind, case=case, best=best, worst=worst, limit=limit)
+    table = found.read_rollouts(iteration)
+    if case is not None:
+        if iteration is None:
+            table = pa.concat_tables(map(found.read_rollouts, found.rollout_iterations()))
+        table = table.filter(pc.field("case_id") == case)
+        if not len(table):
+            where = "any iteration" if iteration is None else f"iteration {iteration}"
+            raise DataError(f"{found.rollouts} holds no rollout of case {case} in {where}.")
+    shown = select(table, kind=kind, best=best, worst=worst, limit=limit)
     console = Console()
     previous: tuple[Any, ...] | None = None
     for row in shown.to_pylist():
@@ -54,14 +53,10 @@ def rollouts(
     console.print(f"{shown.num_rows} of {table.num_rows} rollouts", style="dim", highlight=False)
 
 
-def select(
-    table: pa.Table, *, kind: str | None, case: str | None, best: bool, worst: bool, limit: int
-) -> pa.Table:
+def select(table: pa.Table, *, kind: str | None, best: bool, worst: bool, limit: int) -> pa.Table:
     """The rows asked for, in the order written, or by reward with `best` or `worst`."""
     if kind is not None:
         table = table.filter(pc.field("kind") == kind)
-    if case is not None:
-        table = table.filter(pc.field("case_id") == case)
     if best or worst:
         table = table.sort_by([("reward", "descending" if best else "ascending")])
     return table.slice(0, limit)

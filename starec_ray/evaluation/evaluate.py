@@ -1,6 +1,7 @@
 """Run policies over held-out cases: without a model, by fast thinking, by slow thinking."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from starec_ray.evaluation.policies import popularity_ranking, random_ranking
 from starec_ray.evaluation.results import SLOW, PolicyResult
 from starec_ray.progress import phase
 
+SAMPLE_SEED = 0
 RANKINGS = pa.schema(
     [
         pa.field("case_id", pa.string(), nullable=False),
@@ -54,11 +56,12 @@ class Mind(Protocol):
 
 
 def evaluation_case_ids(
-    dataset: Dataset, split: str = "test", limit: int | None = None, seed: int = 0
+    dataset: Dataset, split: str = "test", limit: int | None = None
 ) -> list[str]:
-    """The leave-one-out case of every user of a split, or a seeded sample of `limit` of them.
+    """The leave-one-out case of every user of a split, or a random sample of `limit` of them.
 
-    That is each user's last round; earlier rounds only feed slow thinking.
+    That is each user's last round; earlier rounds only feed slow thinking. A sample is the same
+    every time, whatever the seed of a run, so that runs are compared on the same users.
 
     Raises:
         DataError: if the split has no cases.
@@ -70,7 +73,7 @@ def evaluation_case_ids(
         raise DataError(f"the data folder has no cases of the split {split!r} to evaluate on.")
     if limit is None or limit >= len(last):
         return last
-    chosen = np.random.default_rng(seed).choice(len(last), size=limit, replace=False)
+    chosen = np.random.default_rng(SAMPLE_SEED).choice(len(last), size=limit, replace=False)
     return [last[index] for index in sorted(chosen)]
 
 
@@ -172,18 +175,24 @@ def evaluate_agent(
     earlier = earlier_cases(dataset, case_ids) if slow_thinking else {}
     rankings: list[pa.Table] = []
     scores: list[pa.Table] = []
+    malformed_reflections: list[bool] = []
     with phase(f"evaluate {name}", len(case_ids)) as progress:
         for batch in _batches(case_ids, batch_size):
             if slow_thinking:
                 before = [earlier[case_id] for case_id in batch]
-                summaries = _reflected_summaries(sampler, agent, scorer, before, seed)
+                reflections = _reflections(sampler, agent, scorer, before, seed)
+                summaries = reflections["summary"].to_pylist()
+                malformed_reflections += reflections["malformed"].to_pylist()
             else:
                 summaries = [agent.initial_summary(case_id) for case_id in batch]
             table = _rank(sampler, batch, summaries, seed)
             rankings.append(table)
             scores.append(_score(scorer, table))
             progress.advance(len(batch))
-    return _result(name, pa.concat_tables(rankings), pa.concat_tables(scores))
+    result = _result(name, pa.concat_tables(rankings), pa.concat_tables(scores))
+    if not slow_thinking:
+        return result
+    return replace(result, malformed_reflections=np.array(malformed_reflections, bool))
 
 
 def earlier_cases(dataset: Dataset, case_ids: Sequence[str]) -> dict[str, str]:
@@ -208,10 +217,11 @@ def earlier_cases(dataset: Dataset, case_ids: Sequence[str]) -> dict[str, str]:
     return {case_id: earlier[case_id] for case_id in case_ids}
 
 
-def _reflected_summaries(
+def _reflections(
     sampler: Sampler, agent: Mind, scorer: Scorer, case_ids: Sequence[str], seed: int
-) -> list[str]:
-    """The summaries after ranking these cases, learning the real choices, and reflecting."""
+) -> pa.Table:
+    """Reflections on these cases (ROLLOUTS), once they are ranked and the real choices known. A
+    malformed one's summary is that of before."""
     summaries = [agent.initial_summary(case_id) for case_id in case_ids]
     predictions = _rank(sampler, case_ids, summaries, seed)
     chosen = _score(scorer, predictions)["chosen"].to_pylist()
@@ -222,7 +232,7 @@ def _reflected_summaries(
             case_ids, summaries, rankings, chosen, strict=True
         )
     ]
-    return _greedy(sampler, tasks, seed)["summary"].to_pylist()
+    return _greedy(sampler, tasks, seed)
 
 
 def _rank(

@@ -96,6 +96,14 @@ def _policies_table(summary: Mapping[str, Any]) -> Table:
         cells[HEADLINE] += f" ({100 * low:.1f}–{100 * high:.1f})"
         malformed = f"{100 * result['malformed_rate']:.1f} %"
         table.add_row(result["policy"], *cells.values(), malformed)
+    reflections = [
+        f"{result['policy']} {100 * result['malformed_reflection_rate']:.1f} %"
+        for result in summary["results"]
+        if "malformed_reflection_rate" in result
+    ]
+    if reflections:
+        table.caption = f"malformed reflections: {', '.join(reflections)}"
+        table.caption_justify = "left"
     return table
 
 

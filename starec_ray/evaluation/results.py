@@ -31,6 +31,7 @@ EVALUATION_CASES = pa.schema(
         pa.field("target_rank", pa.int16(), nullable=False),  # 1-based
         pa.field("malformed", pa.bool_(), nullable=False),
         pa.field("history_shed", pa.int16(), nullable=False),  # items dropped to fit the window
+        pa.field("malformed_reflection", pa.bool_()),  # null without slow thinking
     ]
 )
 
@@ -47,6 +48,8 @@ class PolicyResult:
         malformed: which replies were malformed, bool array [cases].
         history_shed: items of history that the prompts of the ranking left out to fit the
             window, int array [cases].
+        malformed_reflections: with slow thinking, which reflections were malformed, so that the
+            ranking was made with the summary of before: bool array [cases].
     """
 
     policy: str
@@ -54,6 +57,7 @@ class PolicyResult:
     target_ranks: NDArray[np.int64]
     malformed: NDArray[np.bool_]
     history_shed: NDArray[np.int64]
+    malformed_reflections: NDArray[np.bool_] | None = None
 
     @property
     def slow_thinking(self) -> bool:
@@ -67,6 +71,14 @@ class PolicyResult:
             **{f"hr@{k}": hit_rate_at(ranks, k) for k in (1, 5, 10)},
             "mrr": reciprocal_rank(ranks),
         }
+
+    def malformed_rates(self) -> dict[str, float]:
+        """Shares of malformed replies: of the rankings, and with slow thinking of the
+        reflections."""
+        rates = {"malformed_rate": float(self.malformed.mean())}
+        if self.malformed_reflections is not None:
+            rates["malformed_reflection_rate"] = float(self.malformed_reflections.mean())
+        return rates
 
 
 def summarise(
@@ -117,6 +129,9 @@ def results_table(results: Sequence[PolicyResult]) -> pa.Table:
                 result.target_ranks.astype(np.int16),
                 result.malformed,
                 result.history_shed.astype(np.int16),
+                [None] * len(result.case_ids)
+                if result.malformed_reflections is None
+                else result.malformed_reflections,
             ],
             schema=EVALUATION_CASES,
         )
@@ -144,6 +159,9 @@ def read_results(path: Path) -> list[PolicyResult]:
             part["target_rank"].to_numpy().astype(np.int64),
             part["malformed"].to_numpy(),
             part["history_shed"].to_numpy().astype(np.int64),
+            None
+            if part["malformed_reflection"].null_count
+            else part["malformed_reflection"].to_numpy(),
         )
         for policy, part in parts.items()
     ]
@@ -169,7 +187,7 @@ def _policy_summary(
         "ci95": {
             name: list(bootstrap_interval(values, seed=seed)) for name, values in metrics.items()
         },
-        "malformed_rate": float(result.malformed.mean()),
+        **result.malformed_rates(),
         "history_shed": float(result.history_shed.mean()),
         "by_activity": [
             {

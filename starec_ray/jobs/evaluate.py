@@ -13,7 +13,7 @@ from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation
 from starec_ray.evaluation.report import print_evaluation, write_evaluation
 from starec_ray.evaluation.session import Session, evaluation_session
 from starec_ray.jobs.plan import REMEDY
-from starec_ray.models.resolve import check_same_shape
+from starec_ray.models.resolve import check_same_shape, resolve_model
 from starec_ray.run_dir import RunDir
 
 
@@ -52,6 +52,7 @@ def evaluate_models(
     config = recipe.config.copy(copy_frozen=False).resolve()
     for folder in models.values():
         check_same_shape(str(folder), config.model_path)
+    models = {policy: Path(resolve_model(str(folder))) for policy, folder in models.items()}
     if untrained:
         models = {"untrained": Path(config.model_path), **models}
     run = recipe.run
@@ -115,7 +116,7 @@ def compare(
         evaluation_case_ids(session.dataset, split, limit),
         {name: str(folder) for name, folder in models.items()},
         slow_thinking=recipe.run.evaluate_slow_thinking,
-        batch_size=recipe.config.max_num_seqs,
+        batch_size=recipe.config.max_num_seqs * recipe.config.num_env_runners,
         seed=recipe.run.seed,
     )
     summary = write_evaluation(

@@ -25,12 +25,13 @@ def test_the_last_round_of_every_user_is_evaluated(world) -> None:
     assert evaluation_case_ids(world.dataset) == ["u0/1", "u1/1", "u2/1", "u3/1"]
 
 
-def test_a_limit_takes_a_seeded_sample_in_the_same_order(world) -> None:
-    some = evaluation_case_ids(world.dataset, limit=2, seed=1)
-    assert len(some) == 2 and some == sorted(some)
-    assert some == evaluation_case_ids(world.dataset, limit=2, seed=1)
-    drawn = {evaluation_case_ids(world.dataset, limit=1, seed=seed)[0] for seed in range(30)}
-    assert len(drawn) == 4
+def test_a_limit_takes_the_same_random_sample_each_time_in_the_same_order(world) -> None:
+    for limit in (1, 2, 3):
+        some = evaluation_case_ids(world.dataset, limit=limit)
+        assert len(some) == limit and some == sorted(some)
+        assert set(some) <= set(evaluation_case_ids(world.dataset))
+        assert some == evaluation_case_ids(world.dataset, limit=limit)
+    assert some != evaluation_case_ids(world.dataset)[:3]
 
 
 def test_a_split_without_cases_is_named(world) -> None:
@@ -43,7 +44,7 @@ def test_fast_thinking_ranks_once_with_the_first_summary(world) -> None:
     assert (result.policy, result.slow_thinking) == ("scripted", False)
     assert result.case_ids == ("u0/1", "u1/1", "u2/1", "u3/1")
     assert result.target_ranks.tolist() == [1, 2, 3, 4]  # the order shown
-    assert not world.reflections()
+    assert not world.reflections() and result.malformed_reflections is None
 
 
 def test_slow_thinking_ranks_with_what_it_learned_in_the_earlier_round(world) -> None:
@@ -53,6 +54,7 @@ def test_slow_thinking_ranks_with_what_it_learned_in_the_earlier_round(world) ->
     assert result.target_ranks.tolist() == [1, 1, 1, 1]
     assert [task.case_id for task in world.reflections()] == ["u0/0", "u1/0", "u2/0", "u3/0"]
     assert world.reflections()[1].predicted == ("Drama0", "Horror0", "Comedy0", "War0")
+    assert result.malformed_reflections is not None and not result.malformed_reflections.any()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -90,6 +92,27 @@ def test_a_case_left_out_is_an_error(world) -> None:
     world.scorer.score = lambda rankings: score(rankings).slice(1)
     with pytest.raises(STARecError, match="scorer was asked about 4 cases and answered 3"):
         run(world, slow_thinking=False)
+
+
+def test_malformed_reflections_are_counted_by_case(world) -> None:
+    sample = world.sampler.sample
+
+    def one_malformed(tasks, **options) -> pa.Table:
+        table = sample(tasks, **options)
+        broken = [
+            row["kind"] == "reflect" and row["case_id"] == "u2/0" for row in table.to_pylist()
+        ]
+        return table.set_column(
+            table.schema.get_field_index("malformed"),
+            table.schema.field("malformed"),
+            pa.array(broken),
+        )
+
+    world.sampler.sample = one_malformed
+    result = run(world, slow_thinking=True, batch_size=3)
+    assert result.malformed_reflections.tolist() == [False, False, True, False]
+    assert not result.malformed.any()
+    assert result.malformed_rates() == {"malformed_rate": 0.0, "malformed_reflection_rate": 0.25}
 
 
 def test_malformed_replies_and_shed_history_are_counted_and_still_ranked(world) -> None:

@@ -54,6 +54,7 @@ def test_the_screen_shows_every_policy_with_interval_malformed_rate_and_differen
     assert " ".join(line.split()[1:]) == "100.0 100.0 100.0 (100.0–100.0) 100.0 100.0 100.0 0.0 %"
     assert "HR@10" in text and "4 test users" in text
     assert "less that of popularity" in text
+    assert "malformed reflections: untrained+slow 0.0 %, anchored+slow 0.0 %" in text
     assert all(result.policy in text for result in results)
     assert "10–10" in text
 
@@ -62,6 +63,28 @@ def test_the_screen_shows_every_policy_with_interval_malformed_rate_and_differen
 def test_an_evaluation_of_other_users_does_not_replace_the_run_s_own(other, tmp_path) -> None:
     with pytest.raises(ConfigError, match="need --out"):
         evaluate(run=tmp_path, **other)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "best.yaml"])
+def test_a_model_is_evaluated_with_the_recipe_that_lies_beside_it(
+    name, tmp_path, monkeypatch, capsys
+) -> None:
+    asked = {}
+    monkeypatch.setattr(
+        "starec_ray.jobs.evaluate.evaluate_models",
+        lambda models, recipe, *args, untrained, **more: asked.update(
+            models=models, history=recipe.config.history_shown, untrained=untrained
+        ),
+    )
+    where = {"data": tmp_path / "data", "out": tmp_path / "out"}
+    model = tmp_path / "model"
+    model.mkdir()
+    evaluate(model=str(model), **where)
+    assert asked == {"models": {"model": model}, "history": 10, "untrained": False}
+    assert "no --recipe, and none beside the model" in capsys.readouterr().out
+    (tmp_path / name).write_text("data: {path: elsewhere}\nmodel: {name: x, history_shown: 7}\n")
+    evaluate(model=str(model), **where)
+    assert (asked["history"], asked["untrained"]) == (7, True)
 
 
 def test_the_training_plot_shows_reward_and_ndcg(tmp_path) -> None:

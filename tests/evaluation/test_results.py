@@ -20,7 +20,8 @@ ACTIVITY = {"a": 20, "b": 35, "c": 35, "d": 300}
 def result(policy: str, ranks: list[int], malformed: int = 0) -> PolicyResult:
     flags = np.arange(len(ranks)) < malformed
     shed = np.arange(len(ranks))
-    return PolicyResult(policy, CASES[: len(ranks)], np.array(ranks), flags, shed)
+    reflections = flags[::-1] if policy.endswith("+slow") else None
+    return PolicyResult(policy, CASES[: len(ranks)], np.array(ranks), flags, shed, reflections)
 
 
 def test_the_summary_worked_by_hand() -> None:
@@ -54,6 +55,7 @@ def test_the_shape_of_the_summary() -> None:
             "malformed_rate",
             "history_shed",
             "by_activity",
+            *(["malformed_reflection_rate"] if entry["slow_thinking"] else []),
         }
         assert set(entry["ci95"]) == metrics
         assert all(set(group) == {"activity", "cases", "ndcg@10"} for group in entry["by_activity"])
@@ -88,10 +90,11 @@ def test_policies_on_different_cases_are_not_compared() -> None:
 
 
 def test_the_summary_can_be_computed_again_from_the_ranks_kept(tmp_path) -> None:
-    results = [result("random", [1, 3, 7, 20], 2), result("reinforced+slow", [1, 1, 2, 4])]
+    results = [result("random", [1, 3, 7, 20], 2), result("reinforced+slow", [1, 1, 2, 4], 1)]
     pq.write_table(results_table(results), tmp_path / "evaluation_cases.parquet")
     again = read_results(tmp_path / "evaluation_cases.parquet")
     assert summarise(again, ACTIVITY) == summarise(results, ACTIVITY)
+    assert again[1].malformed_reflections.tolist() == [False, False, False, True]
 
 
 def test_ranks_that_are_not_there_are_named(tmp_path) -> None:

@@ -92,7 +92,11 @@ def test_a_case_is_looked_for_in_all_iterations_or_in_the_one_that_is_named(show
     assert "6 of 6 rollouts" in found and "iteration 1 ·" in found and "iteration 4 ·" in found
     assert "3 of 3 rollouts" in show("--case", "u1/0", "--iteration", "4").output
     missing = show("--case", "nobody/0").exception
-    assert isinstance(missing, DataError) and "no rollout of case nobody/0" in str(missing)
+    assert isinstance(missing, DataError) and "of case nobody/0 in any iteration" in str(missing)
+    for rollouts in (tmp_path / "rollouts").iterdir():
+        rollouts.unlink()
+    none = show("--case", "u1/0").exception
+    assert isinstance(none, DataError) and "holds no rollouts yet" in str(none)
 
 
 def test_rollouts_are_chosen_by_kind_case_reward_and_number(show) -> None:
