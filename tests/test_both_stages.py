@@ -1,6 +1,7 @@
 """Both stages on real engines: the anchor's best epoch, then iterations sampled ahead."""
 
 import math
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -112,7 +113,10 @@ def test_iterations_sampled_ahead_are_one_version_old_and_each_is_used(run):
 def test_the_run_goes_on_elsewhere_from_its_storage_and_where_it_collapses_names_the_way_back(
     recipe, run, tmp_path
 ):
+    data, traces = recipe.config.data_path, recipe.config.traces[0]
     changes = {
+        "data.path": str(shutil.copytree(data, tmp_path / "data")),
+        "anchor.traces": [str(shutil.copy(traces, tmp_path / "copy.parquet"))],
         "training.lr": 1e-3,
         "run.iterations": ITERATIONS + 1,
         "fault_tolerance.min_entropy": 100.0,
@@ -122,15 +126,15 @@ def test_the_run_goes_on_elsewhere_from_its_storage_and_where_it_collapses_names
     assert newest == f"iteration-{last['iteration']:05d}"
     elsewhere = build(with_values(recipe.sections, changes))
     with pytest.raises(CollapseError, match=rf"entropy is .*{before}. Go on from it") as told:
-        train(elsewhere, tmp_path, Console(quiet=True), resume=True)
+        train(elsewhere, tmp_path / "run", Console(quiet=True), resume=True)
     assert "training.lr=0.0005" in str(told.value)
-    (line,) = RunDir(tmp_path).read_metrics()
+    (line,) = RunDir(tmp_path / "run").read_metrics()
     assert (line["iteration"], line["lr"], line["skipped"]) == (last["iteration"] + 1, 1e-3, 0)
     assert line["iterations_done"] == ITERATIONS
     anchor, brought = (
-        load_file(at.anchored_model / "model.safetensors") for at in (run, RunDir(tmp_path))
+        load_file(at.anchored_model / "model.safetensors") for at in (run, RunDir(tmp_path / "run"))
     )
     assert anchor.keys() == brought.keys()
     assert all(torch.equal(tensor, brought[name]) for name, tensor in anchor.items())
-    batch = pq.read_table(tmp_path / LAST_BATCH)
+    batch = pq.read_table(tmp_path / "run" / LAST_BATCH)
     assert len(batch) == line["rollouts_trained"] - last["rollouts_trained"]

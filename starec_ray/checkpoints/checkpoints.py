@@ -100,11 +100,13 @@ class Checkpoints:
         return target
 
     def bring(self) -> None:
-        """Those that the store has and this folder lacks, the newest first, unless this folder is
-        ahead: on another machine, after one that went on elsewhere, or after a copy was cut off."""
-        copies = self.store.names() if self.store else []
-        here = [path.name for path in self.all()]
-        if not self.store or not copies or (here and here[-1] > copies[-1]):
+        """Those that the store has and this folder lacks, or has no longer as they were written,
+        the newest first, unless this folder is ahead: on another machine, after one that went on
+        elsewhere, or after a copy was cut off."""
+        if not self.store or not (copies := self.store.names()):
+            return
+        here = [path.name for path in self.all() if not fault(path)]
+        if here and here[-1] > copies[-1]:
             return
         for name in reversed(copies):
             if name not in here:
@@ -230,7 +232,7 @@ def is_full(error: BaseException, folder: Path) -> bool:
 def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Between two identities, a text each."""
     inputs = [
-        f"{name} changed since, or it learned from another"
+        f"{name} is no longer what it learned from"
         for name, sha in now["inputs"].items()
         if saved["inputs"].get(name) != sha
     ]

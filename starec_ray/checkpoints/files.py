@@ -10,7 +10,7 @@ from starec_ray.errors import ConfigError
 from starec_ray.progress import phase
 
 PROGRESS = "progress.json"  # how far the run was
-FORMAT = 3  # of what a checkpoint holds
+FORMAT = 4  # of what a checkpoint holds
 LEARNERS = "learners"  # the folder that they write
 REFERENCE = "reference"  # in it, the frozen anchor's model, where there is a KL term
 MANIFEST = "manifest.json"  # written last: every other file's size and SHA-256

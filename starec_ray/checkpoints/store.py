@@ -134,6 +134,7 @@ class CheckpointStore:
                 _copy(file, copy, heartbeat)
             progress.advance()
         heartbeat()
+        shutil.rmtree(folder / name, ignore_errors=True)  # one that was damaged
         os.replace(part, folder / name)
 
     def _remove(self, name: str, heartbeat: Heartbeat) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
@@ -29,12 +30,13 @@ ONE_OF: dict[str, Collection] = {
 @dataclass(frozen=True, slots=True)
 class Range:
     """Which finite numbers a field may hold: those from `low` to `high`, without the ends that are
-    open; and why, where that doesn't go without saying."""
+    open, or the `whole` ones of them; and why, where that doesn't go without saying."""
 
     low: float = 0
     high: float = math.inf
     open_low: bool = False
     open_high: bool = False
+    whole: bool = False
     why: str = ""
 
     def __contains__(self, given: SupportsFloat) -> bool:
@@ -61,11 +63,10 @@ class Range:
 
 
 RANGES: dict[str, Range] = {
-    "seed": Range(0, 2**32 - 1, why="NumPy's generators take no more"),
+    "seed": Range(0, 2**32 - 1, whole=True, why="NumPy's generators take no more"),
     **dict.fromkeys(
         (
             "cases_per_iteration",
-            "anchor_lr",
             "num_reward_actors",
             "micro_batch_tokens",
             "max_model_len",
@@ -73,6 +74,16 @@ RANGES: dict[str, Range] = {
             "max_reflect_tokens",
             "anchor_batch_size",
             "anchor_updates_per_iteration",
+            "max_num_seqs",
+            "tensor_parallel_size",
+            "validation_cases",
+            "max_skipped_steps",
+        ),
+        Range(0, open_low=True, whole=True),
+    ),
+    **dict.fromkeys(
+        (
+            "anchor_lr",
             "grad_clip",
             "start_timeout_s",
             "sample_timeout_s",
@@ -81,12 +92,8 @@ RANGES: dict[str, Range] = {
             "transfer_timeout_s",
             "storage_timeout_s",
             "kv_cache_gib",
-            "max_num_seqs",
             "clip_high",
             "ratio_cap",
-            "tensor_parallel_size",
-            "validation_cases",
-            "max_skipped_steps",
             "failure_window_s",
         ),
         Range(0, open_low=True),
@@ -95,12 +102,7 @@ RANGES: dict[str, Range] = {
         (
             "num_learners",
             "num_cpus_per_env_runner",
-            "num_gpus_per_env_runner",
-            "num_cpus_per_learner",
-            "teacher_popularity_weight",
-            "kl_coeff",
             "max_staleness",
-            "weight_decay",
             "warmup_steps",
             "anchor_epochs",
             "anchor_validation_cases",
@@ -108,14 +110,24 @@ RANGES: dict[str, Range] = {
             "history_shown",
             "evaluation_interval",
             "max_failures",
+        ),
+        Range(0, whole=True),
+    ),
+    **dict.fromkeys(
+        (
+            "num_gpus_per_env_runner",
+            "num_cpus_per_learner",
+            "teacher_popularity_weight",
+            "kl_coeff",
+            "weight_decay",
             "max_kl",
             "max_grad_norm",
             "min_entropy",
         ),
         Range(0),
     ),
-    "group_size": Range(2, why="advantages compare the rollouts of a group"),
-    "num_env_runners": Range(1, why="sampling needs at least one engine"),
+    "group_size": Range(2, whole=True, why="advantages compare the rollouts of a group"),
+    "num_env_runners": Range(1, whole=True, why="sampling needs at least one engine"),
     "temperature": Range(0.01, why="vLLM takes 0.01 in the place of less"),
     "reflect_share": Range(0, 1),
     "reflect_trace_share": Range(0, 1),
@@ -183,6 +195,8 @@ def _check_numbers(config: Any) -> None:
         value = getattr(config, field)
         if not isinstance(value, SupportsFloat) or not math.isfinite(value):
             raise _wrong(config, field, "it must be a finite number.")
+        if allowed.whole and not isinstance(value, numbers.Integral):
+            raise _wrong(config, field, "it must be a whole number.")
         if value not in allowed:
             why = f" ({allowed.why})" if allowed.why else ""
             raise _wrong(config, field, f"it must be {allowed}{why}.")
@@ -250,6 +264,13 @@ def _check_actors(config: Any) -> None:
             config,
             "gpu_memory_utilization",
             f"a runner has {of_runner} of a GPU (num_gpus_per_env_runner): no more than that.",
+        )
+    if 0 < of_runner <= 0.5:
+        raise _wrong(
+            config,
+            "num_gpus_per_env_runner",
+            "two engines would come onto one GPU, and each takes what the other does for its own: "
+            "more than 0.5, or 0 (CPU cores).",
         )
     if of_runner > 0 and config.tensor_parallel_size != max(1, of_runner):
         raise _wrong(

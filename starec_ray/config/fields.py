@@ -47,7 +47,7 @@ class RunSettings:
             knows) for copies of the kept checkpoints; a run folder that has none resumes from them.
         evaluate: evaluate all policies on the test users at the end.
         evaluation_cases: test users to evaluate on; 0 takes all.
-        evaluate_slow_thinking: evaluate with slow thinking too (about three times the work).
+        evaluate_slow_thinking: evaluate with slow thinking too (about four times the work in all).
         metric: metric on validation users by which a sweep compares trials and a run chooses its
             best checkpoint.
         mode: whether the highest ("max") or the lowest ("min") `run.metric` is best.

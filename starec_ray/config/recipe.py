@@ -21,7 +21,14 @@ from starec_ray.errors import ConfigError
 # What a run that goes on may change, and what of the section run it may not.
 FREE_SECTIONS = {"env_runners", "learners", "evaluation", "fault_tolerance"}
 KL = "kl_coeff"
-FREE = {"model.dtype", "anchor.anchor_lr", "training.lr", f"training.{KL}"}
+FREE = {
+    "data.path",  # of this and the next one the contents are compared (config/identity.py)
+    "anchor.traces",
+    "model.dtype",
+    "anchor.anchor_lr",
+    "training.lr",
+    f"training.{KL}",
+}
 FIXED_OF_RUN = {"seed", "metric", "mode"}  # the scores of its checkpoints are by these
 
 # What run.ray may set; Ray has settings for experts besides, whose names begin with "_".
@@ -146,7 +153,8 @@ def fixed_keys(sections: Mapping[str, Any]) -> dict[str, Any]:
     """What a run may not change as it goes on, "section.key" → value, of `resolved_sections`.
 
     How long it runs, how fast it learns, in which dtype (another machine may be fast at another),
-    what it evaluates, its actors, ZeRO's stage, the deadlines and the alarms' limits are free.
+    where its inputs lie, what it evaluates, its actors, ZeRO's stage, the deadlines and the alarms'
+    limits are free.
     """
     return {
         f"{section}.{key}": value

@@ -1,6 +1,6 @@
 """STARecConfig: every setting of a run, in RLlib's fluent sections and this system's own."""
 
-import hashlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -294,7 +294,7 @@ class STARecConfig(OwnSections):
 
         Args:
             evaluation_interval: `train()` calls, including the anchor's, between two evaluations
-                on validation users; 0: never.
+                on validation users; 0: never. The trials of a sweep are evaluated after each.
             validation_cases: validation users in each evaluation during training.
             **rllib: further arguments of RLlib's `evaluation()`.
         """
@@ -417,17 +417,13 @@ class STARecConfig(OwnSections):
         check_engine(self, self.model_path, self.dtype)
         return self
 
-    def input_hashes(self) -> dict[str, str]:
-        """SHA-256 of what the run learns from: the data's manifest and the trace tables."""
-        files = [Path(self.data_path) / "manifest.json", *trace_files(self.traces)]
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
     def check_inputs(self) -> None:
         """Raises ConfigError where a file or folder of the configuration isn't there."""
         if not (Path(self.data_path) / "manifest.json").is_file():
             raise ConfigError(
                 f"data path {self.data_path!r} isn't a prepared data folder (no manifest.json). "
-                "Make one: starec data prepare synthetic --out DIR"
+                f"Make it: starec data prepare SOURCE --out {shlex.quote(self.data_path)} (SOURCE: "
+                "synthetic, which needs no files, or one that `starec data prepare --help` lists)."
             )
         for path in trace_files(self.traces):
             if not path.is_file():

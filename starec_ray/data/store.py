@@ -6,6 +6,7 @@ depend on the tables alone: no clock, no host name, fixed writer options.
 
 import fcntl
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -136,6 +137,17 @@ def _failing_for(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"{out} can't be written: {error}.") from None
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 of the tables that a run learns from: all but the interactions, of which the cases
+    were made. Wherever the folder lies, the same tables have the same."""
+    digest = hashlib.sha256()
+    for name in TABLES:
+        if name != "interactions":
+            with open(folder / f"{name}.parquet", "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -57,8 +57,10 @@ class TraceSource:
 
     def __str__(self) -> str:
         """What `of` reads again, from any working folder."""
-        table = self.path.absolute() if self.path else TEMPLATE
-        return f"{table}:{','.join(self.kinds)}" if self.kinds != TRACE_KINDS else str(table)
+        table = str(self.path.absolute()) if self.path else TEMPLATE
+        if self.path == BUNDLED_TRACES:  # wherever the program lies
+            table = BUNDLED
+        return f"{table}:{','.join(self.kinds)}" if self.kinds != TRACE_KINDS else table
 
 
 def trace_files(names: Sequence[str]) -> list[Path]:

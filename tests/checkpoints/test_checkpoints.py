@@ -21,7 +21,7 @@ from starec_ray.checkpoints.files import (
 )
 from starec_ray.errors import ConfigError, StorageError
 
-OURS = {"inputs": {"/data/manifest.json": "a1"}, "settings": {"training.group_size": 8}}
+OURS = {"inputs": {"data.path": "a1"}, "settings": {"training.group_size": 8}}
 
 
 class Algorithm:
@@ -220,8 +220,8 @@ def test_one_is_read_once_in_a_process_and_again_when_it_was_written_to(tmp_path
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        ({"inputs": {"/other/manifest.json": "a1"}}, "/data/manifest.json changed since"),
-        ({"inputs": {"/data/manifest.json": "b2"}}, "/data/manifest.json changed since"),
+        ({"inputs": {}}, "data.path is no longer what it learned from"),
+        ({"inputs": {"data.path": "b2"}}, "data.path is no longer what it learned from"),
         ({"settings": {"training.group_size": 4}}, "training.group_size was 4 and is 8"),
     ],
 )
@@ -247,5 +247,5 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(ConfigError, match="is no whole checkpoint"):
         progress_of(tmp_path)
     (tmp_path / PROGRESS).write_text('{"iterations_done": 3}')
-    with pytest.raises(ConfigError, match="has format 1, and this version reads 3"):
+    with pytest.raises(ConfigError, match="has format 1, and this version reads 4"):
         progress_of(tmp_path)

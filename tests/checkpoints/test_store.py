@@ -61,6 +61,17 @@ def test_the_store_has_those_that_are_kept_and_a_run_elsewhere_goes_on_from_them
     assert store_at(address).names() == []
 
 
+def test_one_that_was_damaged_here_is_brought_back_from_the_store(checkpoints, told):
+    for iteration in (1, 2):
+        save(checkpoints, iteration)
+    newest = checkpoints.folder / "iteration-00002"
+    truncated(newest)
+    resumed = Checkpoints(checkpoints.folder, 2, tell=told.append, store=checkpoints.store)
+    resumed.bring()
+    assert not fault(newest) and resumed.newest() == newest
+    assert names(resumed) == ["iteration-00001", "iteration-00002"] and not told
+
+
 def test_going_back_to_an_earlier_one_lets_those_after_it_go_here_and_there(address, checkpoints):
     for iteration in (1, 2, 3):
         save(checkpoints, iteration)

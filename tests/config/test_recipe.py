@@ -1,6 +1,7 @@
 """Recipes: what is in them reaches the configuration; what is wrong is named."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 from starec_ray.config import STARecConfig
 from starec_ray.config.checks import RLLIB_UNUSED
+from starec_ray.config.identity import identity
 from starec_ray.config.recipe import build, changed_keys, load_recipe, resolved_sections
 from starec_ray.errors import ConfigError
+from starec_ray.training.traces import BUNDLED_TRACES, TraceSource
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -85,8 +88,12 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
             "num_learners is 0; the driver's own learner",
         ),
         (
-            {"env_runners": {"num_gpus_per_env_runner": 0.5}},
-            "gpu_memory_utilization is 0.85; a runner has 0.5 of a GPU",
+            {"env_runners": {"num_gpus_per_env_runner": 0.6}},
+            "gpu_memory_utilization is 0.85; a runner has 0.6 of a GPU",
+        ),
+        (
+            {"env_runners": {"num_gpus_per_env_runner": 0.5, "gpu_memory_utilization": 0.5}},
+            "num_gpus_per_env_runner is 0.5; two engines would come onto one GPU",
         ),
         ({"training": {"max_staleness": -1}}, "max_staleness is -1; it must be 0 or more"),
         (
@@ -234,3 +241,35 @@ def test_a_run_without_an_anchor_to_measure_by_can_not_begin_to():
     with_one = resolved_sections(build({"training": {"kl_coeff": 1e-3}}))
     assert changed_keys(without, without) == changed_keys(with_one, without) == []
     assert changed_keys(without, with_one) == ["training.kl_coeff was 0.0 and is 0.001"]
+
+
+@pytest.mark.parametrize("field", ["group_size", "cases_per_iteration", "max_staleness"])
+def test_a_fraction_where_a_whole_number_belongs_is_refused_from_python_too(field):
+    with pytest.raises(ConfigError, match=f"{field} is 4.0; it must be a whole number"):
+        STARecConfig().training(**{field: 4.0}).validate()
+
+
+def test_a_run_goes_on_where_its_inputs_lie_elsewhere(small_world, tiny_model, tmp_path):
+    traces = tmp_path / "t.parquet"
+    traces.write_bytes(b"a table")
+
+    def inputs(folder, *sources):
+        sections = {"data": {"path": str(folder)}, "anchor": {"traces": [*sources]}}
+        config = build(sections).config
+        config.model_path = str(tiny_model)
+        return identity(config)["inputs"]
+
+    moved = shutil.copytree(small_world, tmp_path / "moved")
+    copy = shutil.copy(traces, tmp_path / "copy.parquet")
+    here = inputs(small_world, f"{traces}:rank", "bundled")
+    assert here == inputs(moved, f"{copy}:rank", str(BUNDLED_TRACES))
+    assert here != inputs(moved, str(copy), "bundled")
+    assert here != inputs(moved, "bundled", f"{copy}:rank")
+    with (moved / "targets.parquet").open("ab") as file:
+        file.write(b"more")
+    assert here["data.path"] != inputs(moved)["data.path"]
+
+
+def test_the_bundled_traces_are_called_so_wherever_the_program_lies():
+    assert str(TraceSource.of(str(BUNDLED_TRACES))) == "bundled"
+    assert str(TraceSource.of("bundled:reflect")) == "bundled:reflect"
