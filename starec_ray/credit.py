@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from starec_ray.data.dataset import Dataset
-from starec_ray.rewards import REWARD_SHAPES, Rewards, group_advantages
+from starec_ray.rewards import EPSILON, REWARD_SHAPES, Rewards, group_advantages
 
 CREDIT_ASSIGNMENTS = ("reply", "candidate")
 Shape = Callable[[ArrayLike], Rewards]  # of `rewards.REWARD_SHAPES`
@@ -87,4 +87,5 @@ def grade_credits(grades_GN: NDArray, target: int, shape: Shape) -> NDArray[np.f
         above, level = (grades > own).sum(-1), (grades == own).sum(-1)
         return (summed[above + level] - summed[above]) / level
 
-    return reward(grades_GN)[:, None] - reward(swapped_GNHN).mean(2)
+    credit = reward(grades_GN)[:, None] - reward(swapped_GNHN).mean(2)
+    return np.where(abs(credit) > EPSILON, credit, 0.0)  # a mean of equals may be off by a bit

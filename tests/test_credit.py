@@ -54,6 +54,14 @@ def test_a_credit_is_the_reward_less_its_mean_over_the_grades_that_the_group_gav
             assert row[place] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("size", [3, 7, 10, 12])
+@pytest.mark.parametrize("shape", REWARD_SHAPES.values())
+def test_a_group_of_equal_rewards_earns_exactly_nothing_whatever_its_size(shape, size):
+    for place in range(20):
+        replies = np.tile(np.roll(np.arange(20), place), (size, 1))
+        assert not grade_credits(replies, 0, shape).any()
+
+
 @given(group=grades)
 def test_a_grade_that_all_replies_gave_alike_earns_nothing(group):
     table = np.array(group)

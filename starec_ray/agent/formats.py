@@ -124,6 +124,22 @@ class GradesFormat(ReplyFormat):
         return [option for grade in grades for option in (0, grade)]
 
     def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
+        if exact := re.fullmatch(self._pattern(candidates), f" {reply.strip()}"):
+            grades = tuple(map(int, exact.groups()))
+            order = sorted(range(len(grades)), key=lambda index: -grades[index])
+            return Reading(tuple(order), 0, 0, 0, grades)
+        return self._read_leniently(reply, candidates)
+
+    def _pattern(self, candidates: Sequence[Item]) -> str:
+        """A whole reply as it is asked for: what else its names could be taken for ("13", grade 3,
+        or "1", grade 3) doesn't matter then."""
+        parts = (
+            re.escape(blank.options[0]) if len(blank.options) == 1 else r"(\d)"
+            for blank in self.blanks(candidates)
+        )
+        return "".join(parts)
+
+    def _read_leniently(self, reply: str, candidates: Sequence[Item]) -> Reading:
         names = self.names(candidates)
         # A text that stands for several candidates stands for them in the order listed.
         owners: dict[str, list[int]] = {}

@@ -77,6 +77,14 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     config, run = recipe.config, recipe.run
     if not dataset.case_ids("train"):
         raise DataError(f"{config.data_path} has no training cases.")
+    if config.reflect_share and not any(
+        dataset.case(case_id).next_case_id for case_id in dataset.case_ids("train")
+    ):
+        raise ConfigError(
+            f"training.reflect_share is {config.reflect_share:g}, but no training user of "
+            f"{config.data_path} has a second case, which reflections are judged by: prepare the "
+            "data with --rounds 2 or more, or set it to 0."
+        )
     validated = config.evaluation_interval or config.anchor_validation_cases
     if validated:
         check_cases(dataset, "validation", 0, slow_thinking=False)

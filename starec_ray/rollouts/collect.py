@@ -73,7 +73,9 @@ class Collector:
         report = rollout_report("rank", ranked, rewards, advantages, ranks)
         kept = [_scored(ranked, scores, advantages, "rank")]
 
-        reflecting = reflect_tasks(tasks, ranked, scores, self.dataset, config.reflect_share, seed)
+        reflecting = reflect_tasks(
+            tasks, ranked, scores, self.dataset, config.reflect_share, number, seed
+        )
         if reflecting:
             reflected = self._sample(
                 clock, ledger, "reflect", reflecting, config.group_size, seed + SEED_STEP

@@ -51,6 +51,14 @@ def test_a_written_ranking_of_films_is_whole_and_in_order(name):
     assert [grades[i] for i in reading.order] == sorted(grades, reverse=True)
 
 
+@pytest.mark.parametrize("grades", [(3, 4, 9, 0), (1, 3, 3, 1), (0, 0, 0, 0)])
+def test_grades_beside_names_that_end_or_begin_in_digits_are_read_as_they_were_written(grades):
+    albums = [item("a", "1"), item("b", "3 Doors Down"), item("c", "13"), item("d", "19")]
+    written = FORMATS["grades"].write(albums, range(4), grades)
+    reading = FORMATS["grades"].read(written, albums)
+    assert reading.whole and reading.grades == grades
+
+
 def hostile(candidates: list[Item]) -> st.SearchStrategy[str]:
     """Replies of what a reader looks for, in any order, and of anything else."""
     told = [c.title for c in candidates] + [first_word(c.title) for c in candidates]

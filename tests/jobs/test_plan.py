@@ -16,6 +16,7 @@ from transformers import (
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.tasks import RankTask
 from starec_ray.data.dataset import Dataset
+from starec_ray.data.prepare import prepare
 from starec_ray.errors import ConfigError
 from starec_ray.jobs.plan import (
     check_data,
@@ -47,6 +48,14 @@ def test_a_prompt_or_a_reply_without_room_is_told_before_anything_starts(
     )
     with pytest.raises(ConfigError, match=told):
         check_data(recipe, Dataset.load(small_world))
+
+
+def test_reflections_that_could_never_be_made_are_told_of(tiny_model, tmp_path) -> None:
+    users = {"train_users": 4, "validation_users": 2, "test_users": 2, "simulated_users": 20}
+    prepare("synthetic", tmp_path / "data", rounds=1, negatives=3, **users)
+    recipe = tiny_recipe(tmp_path / "data", tiny_model, None, training={"reflect_share": 0.5})
+    with pytest.raises(ConfigError, match=r"reflect_share is 0.5, but no .* --rounds 2 or more"):
+        check_data(recipe, Dataset.load(tmp_path / "data"))
 
 
 def write_capped_model(tiny_model: Path, folder: Path) -> Path:
