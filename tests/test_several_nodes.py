@@ -195,7 +195,9 @@ def test_a_run_trains_across_nodes_and_outlives_who_follows_it_and_a_node(
 ):
     recipe = recipe_file(env_runners=ON_WORKERS, learners=ON_HEAD, run={"iterations": ITERATIONS})
     run = RunDir(tmp_path / "run")
-    job = Submitted(nodes, tmp_path / "log", "train", recipe, "--run-dir", run.path)
+    # Its actors get this variable by the program too.
+    train = ("--env", "PYTHONPATH", "train", recipe, "--run-dir", run.path)
+    job = Submitted(nodes, tmp_path / "log", *train)
     deadline = time.monotonic() + LIMIT_S
     while not run.read_metrics():
         assert job.process.poll() is None and time.monotonic() < deadline, job.log

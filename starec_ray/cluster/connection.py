@@ -1,11 +1,13 @@
 """Joining a Ray cluster, or starting a local one."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.exceptions import AuthenticationError
 from rich.console import Console
 
@@ -34,7 +36,8 @@ def start_ray(settings: dict[str, Any]) -> None:
     }
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        cluster: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
+        more = {name: variables[name] for name in variables.keys() - _of_the_job()}
+        cluster: dict[str, Any] = {"runtime_env": {"env_vars": more}}
     else:
         # Ray's processes inherit them. With a runtime environment no actor could start in one of
         # the processes that wait for actors.
@@ -81,6 +84,12 @@ def check_resources(bundles: Sequence[Mapping[str, float]], remedy: str) -> None
         console.print(f"[yellow]waiting for the cluster to grow:[/] {message}")
     elif any(amount > free.get(name, 0) for name, amount in wanted.items()):
         console.print(f"[yellow]waiting for what others hold:[/] {shortage(bundles)}")
+
+
+def _of_the_job() -> Mapping[str, str]:
+    """The variables that a Ray job brings to its actors; Ray takes none of them twice."""
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    return (job.get("runtime_env") or {}).get("env_vars") or {}
 
 
 def _too_large(bundles: Sequence[Mapping[str, float]]) -> list[str]:

@@ -114,6 +114,10 @@ def connect(address: str | None) -> JobSubmissionClient:
     Raises:
         ConfigError: if none answers, or one that asks for another token.
     """
+    if address and "://" not in address:
+        raise ConfigError(
+            f"--address is {address!r}: give the head's dashboard as http://HOST:8265."
+        )
     if address:
         # Ray lets its variables override an address that is given.
         os.environ["RAY_API_SERVER_ADDRESS"] = address

@@ -123,6 +123,8 @@ def test_a_cluster_that_is_not_there_is_told_with_what_to_do(monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
     with pytest.raises(ConfigError, match=r"no cluster answers at http://127.0.0.1:1: .*8265"):
         submit.connect("http://127.0.0.1:1")
+    with pytest.raises(ConfigError, match=r"--address is '127.0.0.1:1': give .* http://HOST:8265"):
+        submit.connect("127.0.0.1:1")
 
 
 class AsksForToken(BaseHTTPRequestHandler):
