@@ -25,6 +25,7 @@ from starec_ray.data.dataset import Dataset
 from starec_ray.errors import CollapseError, ConfigError, StorageError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.session import SavedModels, Session
+from starec_ray.jobs.collapse import way_back
 from starec_ray.jobs.evaluate import compare, trained_models
 from starec_ray.jobs.plan import REMEDY, check_data, check_learnable
 from starec_ray.progress import phase
@@ -185,6 +186,18 @@ def _train(
                 raise
             repeated_losses.lost(since, algo.training_iteration, error)
             start, go_back = checkpoints.newest(), True
+        except KeyboardInterrupt:
+            console.print(f"[yellow]stopped:[/] {_stands(algo, checkpoints)}", highlight=False)
+            raise
+
+
+def _stands(algo: STARec, checkpoints: Checkpoints) -> str:
+    """How far a run is that is being ended, and from where it can go on."""
+    done = f"{algo.training_iteration} iterations are done"
+    if not (sound := checkpoints.sound()):
+        return f"{done}, none is in a checkpoint yet: --resume starts over."
+    kept = progress_of(sound[-1])["training_iteration"]
+    return f"{done}; --resume goes on after iteration {kept}."
 
 
 def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Console) -> None:
@@ -271,7 +284,7 @@ def _iteration(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> dict[str,
         batch = run.write_batch(algo.latest_update)
         raise CollapseError(
             f"the run has collapsed: {error}. The batch of that update lies in {batch}. "
-            f"{_way_back(algo, run, checkpoints)}"
+            f"{way_back(algo, run, checkpoints)}"
         ) from error
     line = {
         "iteration": algo.training_iteration,
@@ -281,38 +294,6 @@ def _iteration(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> dict[str,
     }
     run.append_metrics(line)
     return line
-
-
-def _way_back(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> str:
-    """What to do after a collapse."""
-    if not (sound := checkpoints.sound()):
-        return "There is no checkpoint yet: start another run with other settings."
-    if not (healthy := [c for c in sound if _is_from_before(algo, progress_of(c))]):
-        return (
-            "No checkpoint is from before the weights that this was measured of: raise the limit "
-            f"and --resume, or start another run with other settings ({run.config})."
-        )
-    if algo.stage == "anchor":
-        key, value, more = "anchor.anchor_lr", algo.config.anchor_lr / 2, ""
-    else:
-        key, more = "training.lr", ", or a larger training.kl_coeff" * (algo.config.kl_coeff > 0)
-        lr = algo.config.lr
-        value = lr / 2 if isinstance(lr, int | float) else [[step, rate / 2] for step, rate in lr]
-    return (
-        f"The last healthy checkpoint is {healthy[-1]}. Go on from it with a smaller {key}{more}, "
-        f"or raise the limit; --from takes any checkpoint. starec train {run.config} "
-        f"'{key}={value}' --run-dir {run.path} --resume --from {healthy[-1].name}"
-    )
-
-
-def _is_from_before(algo: STARec, progress: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is older than the weights that set off an alarm. In stage two they are
-    those before the update: a checkpoint of the very same ones would set it off again."""
-    if algo.stage == "anchor":
-        return True
-    measured_after = algo.training_iteration - max(0, algo.alarms.skipped_in_a_row - 1)
-    anchored = progress["anchor_updates_done"] >= algo.anchor_updates
-    return anchored and progress["training_iteration"] < measured_after
 
 
 def _write_rollouts(algo: STARec, run: RunDir, titles: Mapping[str, str]) -> None:

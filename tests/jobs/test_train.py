@@ -1,5 +1,6 @@
 """Learners that are lost again and again, without any engine: when does a run give up?"""
 
+import io
 import json
 import shlex
 from pathlib import Path
@@ -74,14 +75,20 @@ class Learning:
 
 
 def learn(
-    algo: Learning, path: Path, monkeypatch, *, iterations: int = 12, evaluation_interval: int = 0
+    algo: Learning,
+    path: Path,
+    monkeypatch,
+    *,
+    iterations: int = 12,
+    evaluation_interval: int = 0,
+    console: Console | None = None,
 ) -> RunDir:
     monkeypatch.setattr(train, "_write_rollouts", lambda *args: None)
     recipe = tiny_recipe(path, path, None, run={"iterations": iterations, "checkpoint_every": 5})
     recipe.config.evaluation(evaluation_interval=evaluation_interval)
     run = RunDir(path / "run")
     checkpoints = Checkpoints(run.checkpoints, keep=0 if evaluation_interval else 2)
-    train._train(algo, recipe, run, checkpoints, Console(quiet=True), None)
+    train._train(algo, recipe, run, checkpoints, console or Console(quiet=True), None)
     return run
 
 
@@ -128,6 +135,26 @@ class Evaluated(Learning):
             else {}
         )
         return {EVALUATION_RESULTS: users}
+
+
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [
+        (3, "2 iterations are done, none is in a checkpoint yet: --resume starts over"),
+        (8, "7 iterations are done; --resume goes on after iteration 5"),
+    ],
+)
+def test_a_run_that_is_ended_by_hand_tells_from_where_it_can_go_on(at, told, tmp_path, monkeypatch):
+    class Ended(Evaluated):
+        def train(self) -> dict:
+            if self.training_iteration + 1 == at:
+                raise KeyboardInterrupt
+            return super().train()
+
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(KeyboardInterrupt):
+        learn(Ended(lambda iteration, losses: False), tmp_path, monkeypatch, console=console)
+    assert f"stopped: {told}." in console.file.getvalue()
 
 
 @pytest.mark.parametrize(
