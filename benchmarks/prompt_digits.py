@@ -5,7 +5,7 @@ prompt shows, or by sums of them. With --run the grades that each iteration of a
 sampled are explained by the two levels (least squares): grades per popularity level and per
 likeness level.
 
-    python benchmarks/prompt_digits.py --data data/ml-1m --run runs/ml-1m --json
+    python benchmarks/prompt_digits.py --data data/ml-1m-short --run runs/ml-1m --json
 """
 
 import argparse
@@ -22,6 +22,7 @@ from rich.table import Table
 from starec_ray.agent.item_text import popularity_level
 from starec_ray.agent.likeness import RECENT, likeness_level
 from starec_ray.data.dataset import Dataset, load_targets
+from starec_ray.evaluation.evaluate import evaluation_case_ids
 from starec_ray.metrics import ndcg_at, rank_with_ties
 from starec_ray.run_dir import RunDir
 
@@ -56,7 +57,7 @@ def score_rules(dataset: Dataset, targets: dict, most_popular: int, seed: int) -
     """NDCG@10 of each rule over the test cases, ties broken at random."""
     rng = np.random.default_rng(seed)
     ranks: dict[str, list[int]] = {rule: [] for rule in RULES}
-    for case_id in dataset.case_ids("test"):
+    for case_id in evaluation_case_ids(dataset):
         of_candidates = facts(dataset, case_id, most_popular)
         target = [item.item_id for item in dataset.case(case_id).candidates].index(targets[case_id])
         for rule, weights in RULES.items():

@@ -21,7 +21,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train, tune and evaluate slow-thinking recommender agents. "
-    "Start with: starec data prepare synthetic --out DIR, then starec train RECIPE.yaml.",
+    "Start with: starec data prepare synthetic --out runs/demo-data --negatives 7, then starec "
+    "train recipes/demo.yaml.",
 )
 app.add_typer(data.app, name="data")
 app.command()(distill)

@@ -21,10 +21,14 @@ app = typer.Typer(no_args_is_help=True, help="Make a data folder, or inspect one
 def _protocol_option(name: str, help_text: str) -> Any:
     """An option for a field of `Protocol`, its help ending in the defaults of each layout."""
     usual = getattr(Protocol(), name)
-    others = [f"{key} {getattr(its, name)}" for key, its in DEFAULTS.items()]
+    others = [f"{_words(key)} {getattr(its, name)}" for key, its in DEFAULTS.items()]
     others = [text for text in others if not text.endswith(f" {usual}")]
     also = f" ({', '.join(others)})" if others else ""
     return typer.Option(help=f"{help_text} Default: {usual:g}{also}.")
+
+
+def _words(layout: str) -> str:
+    return layout if layout in SOURCES else layout.replace("-", " ")
 
 
 @app.command()

@@ -34,12 +34,22 @@ def tune(
     """Search a recipe's settings with Ray Tune: ASHA, PBT or Optuna, on a laptop or a cluster.
 
     Trials are compared by run.metric (ndcg@10 by default) on validation users,
-    who are neither trained nor tested on. A space names fields of the recipe and
-    the values to search:
+    who are neither trained nor tested on, after every iteration of every trial. A
+    space names fields of the recipe and the values to search; its section sweep may
+    say how, and is by default:
 
+        sweep:
+          num_samples: 8        # trials; with grid fields for each of their combinations
+          scheduler: asha       # stops those behind; pbt: they copy better ones; none
+          searcher: random      # or optuna, which models the results so far
+          grace_iterations: 2   # before asha stops one, or between two changes of pbt
+          max_concurrent: 0     # trials at a time; 0: as many as the cluster holds
         space:
           training.lr: {loguniform: [1.0e-6, 1.0e-4]}
           training.group_size: {choice: [4, 8]}
+
+    Values are drawn by uniform or loguniform [low, high], randint [low, high) or
+    choice [values]; grid [values] tries each. pbt varies training and rewards alone.
 
     At the end OUT holds trials.csv, sweep.png, best.yaml (for `starec train`)
     and best_model/.

@@ -1,15 +1,18 @@
 """Search spaces are read, checked against the recipe, and become Tune's domains."""
 
+import textwrap
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 from ray.tune.search.sample import Categorical, Float, Integer
 
+from starec_ray.cli.tune import tune
 from starec_ray.config.fields import attribute_of
 from starec_ray.config.recipe import build, load_recipe, with_values
 from starec_ray.errors import ConfigError
-from tune.space import load_space
+from tune.space import DOMAINS, SweepSettings, load_space
 
 RECIPE = build({"training": {"lr": 1e-5}})
 
@@ -115,3 +118,12 @@ def test_values_make_a_recipe_again_and_leave_the_first_as_it_was():
     assert changed["model"] == {"name": "a/b"}
     assert RECIPE.sections == {"training": {"lr": 1e-5}}
     assert (attribute_of("model.name"), attribute_of("training.lr")) == ("model_name", "lr")
+
+
+def test_the_help_of_the_command_shows_what_a_sweep_is_by_default(tmp_path):
+    *_, example = (tune.__doc__ or "").partition("        sweep:")[1:]
+    shown = yaml.safe_load(textwrap.dedent("        sweep:" + example.partition("\n\n")[0]))
+    assert SweepSettings(**shown["sweep"]) == SweepSettings()
+    assert set(shown["sweep"]) == set(asdict(SweepSettings()))
+    read(tmp_path, shown)
+    assert all(name in example for name in DOMAINS)
