@@ -10,7 +10,9 @@ import torch.distributed as dist
 from starec_ray.cluster.host_memory import keep_few_kernels, keep_freed_memory
 from starec_ray.errors import ConfigError
 
-CPU_BUCKET = 2**24  # gradient elements that learners sum at once
+# Gradient elements that learners sum at once. DeepSpeed's own 5e8 would take 2 GB, on GPUs twice.
+# A CPU gets a bucket's memory anew, page by page, in each backward pass: there it is smaller.
+CPU_BUCKET, GPU_BUCKET = 2**24, 2**26
 
 
 def deepspeed_config(config: Any) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def deepspeed_config(config: Any) -> dict[str, Any]:
         raise ConfigError(f"zero_stage is {config.zero_stage!r}: choose 1, 2 or 3.")
     if config.dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype is {config.dtype!r}: choose float32 or bfloat16.")
+    on_gpu = config.num_gpus_per_learner > 0
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -32,13 +35,10 @@ def deepspeed_config(config: Any) -> dict[str, Any]:
         "zero_optimization": {
             "stage": config.zero_stage,
             "contiguous_gradients": True,
-            "overlap_comm": config.num_gpus_per_learner > 0,
+            "overlap_comm": on_gpu,
+            "reduce_bucket_size": GPU_BUCKET if on_gpu else CPU_BUCKET,
         },
     }
-    if config.num_gpus_per_learner == 0:
-        # Allocated anew in each backward pass: GPUs reuse memory, the CPU gets it page by page,
-        # and DeepSpeed's own 2 GB would take longer than a small model's backward pass.
-        settings["zero_optimization"]["reduce_bucket_size"] = CPU_BUCKET
     if config.dtype == "bfloat16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}

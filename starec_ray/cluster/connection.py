@@ -1,6 +1,7 @@
 """Joining a Ray cluster, or starting a local one."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ def start_ray(settings: dict[str, Any]) -> None:
     Raises:
         ConfigError: if that cluster isn't there, or asks for another token.
     """
+    # It would advise to reuse actors wherever engines take more than ten seconds to start.
+    logging.getLogger("ray.tune.trainable.trainable").setLevel(logging.WARNING)
     if ray.is_initialized():
         return
     here = str(Path(__file__).resolve().parents[2])

@@ -123,6 +123,7 @@ class STARecConfig(OwnSections):
 
         # What RLlib needs to know of an agent that reads and writes text.
         self.seed: int = 0
+        self.log_sys_usage = False  # the metrics hold each actor's memory
         self.env_runner_cls = VLLMEnvRunner
         self.create_local_env_runner = False
         self.observation_space = gymnasium.spaces.Text(1_000_000)

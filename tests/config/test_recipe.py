@@ -92,6 +92,13 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
             "gpu_memory_utilization is 0.85; a runner has 0.6 of a GPU",
         ),
         (
+            {
+                "learners": {"num_gpus_per_learner": 0.4, "num_learners": 3},
+                "env_runners": {"num_gpus_per_env_runner": 0.6, "gpu_memory_utilization": 0.5},
+            },
+            "num_learners is 3; two with 0.4 of a GPU could come onto one",
+        ),
+        (
             {"env_runners": {"num_gpus_per_env_runner": 0.5, "gpu_memory_utilization": 0.5}},
             "num_gpus_per_env_runner is 0.5; two engines would come onto one GPU",
         ),
