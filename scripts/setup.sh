@@ -30,6 +30,7 @@ done
 rm -f .venv/installed-*
 echo "installing the $VARIANT variant into .venv (some minutes, once)"
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+touch ".venv/installed-$VARIANT-partly"
 .venv/bin/python -m pip install --quiet --upgrade pip
 [ "$VARIANT" = cuda ] || bash scripts/cpu_torch.sh .venv/bin/python
 .venv/bin/python -m pip install --quiet --editable ".[$VARIANT,dev]"
@@ -46,4 +47,4 @@ for package in torchvision torchaudio torchcodec; do
   fi
 done
 .venv/bin/python -c "import deepspeed, ray.rllib, torch, transformers, vllm" >/dev/null
-touch "$stamp"
+mv ".venv/installed-$VARIANT-partly" "$stamp"

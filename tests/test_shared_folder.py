@@ -50,14 +50,15 @@ def test_where_the_last_epoch_can_not_be_measured_the_best_one_is_the_anchor(alg
         calls.append(method)
         return [{"nll": math.nan}]
 
-    algo.learners = learners
+    algo.learners, algo._sync_weights = learners, lambda: calls.append("sync")
     algo.anchor_updates_done = 3  # of three
     algo._best_epoch.mkdir()
     algo._end_epoch()
-    assert calls == ["nll", "load_checkpoint"] and not algo._best_epoch.exists()
+    # The engines, which may share the learners' GPUs, wake when they get weights: after "nll".
+    assert calls == ["nll", "sync", "load_checkpoint", "sync"] and not algo._best_epoch.exists()
     calls.clear()
     algo._end_epoch()  # where none was ever measured there is none to take
-    assert calls == ["nll"]
+    assert calls == ["nll", "sync"]
 
 
 def test_a_trial_keeps_it_in_its_folder_of_the_storage_and_plain_rllib_in_its_logdir(

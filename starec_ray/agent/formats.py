@@ -134,7 +134,7 @@ class GradesFormat(ReplyFormat):
         """A whole reply as it is asked for: what else its names could be taken for ("13", grade 3,
         or "1", grade 3) doesn't matter then."""
         parts = (
-            re.escape(blank.options[0]) if len(blank.options) == 1 else r"(\d)"
+            re.escape(blank.options[0]) if len(blank.options) == 1 else "([0-9])"
             for blank in self.blanks(candidates)
         )
         return "".join(parts)

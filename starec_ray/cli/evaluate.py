@@ -72,7 +72,8 @@ def evaluate(
         raise ConfigError("a run has its settings: leave --recipe out, or --run.")
     console = Console()
     if model is not None and run is None and recipe is None:
-        beside = (Path(model).with_name(name) for name in MADE_BY if Path(model).is_dir())
+        folder = Path(model).absolute()
+        beside = (folder.parent / name for name in MADE_BY if folder.is_dir())
         recipe = next((path for path in beside if path.is_file()), None)
         if recipe:
             console.print(f"settings: {recipe}", soft_wrap=True)

@@ -48,8 +48,9 @@ def tune(
           training.lr: {loguniform: [1.0e-6, 1.0e-4]}
           training.group_size: {choice: [4, 8]}
 
-    Values are drawn by uniform or loguniform [low, high], randint [low, high) or
-    choice [values]; grid [values] tries each. pbt varies training and rewards alone.
+    Values are drawn by uniform, loguniform or randint between two ends (randint
+    without the upper one), or by choice from a list; grid tries each of a list. pbt
+    varies training and rewards alone.
 
     At the end OUT holds trials.csv, sweep.png, best.yaml (for `starec train`)
     and best_model/.

@@ -49,6 +49,12 @@ def share_gpus(config: Any) -> bool:
     return config.sleep_while_learning or any(0 < share < 1 for share in shares)
 
 
+def fits_beside_an_engine(config: Any) -> bool:
+    """Whether a learner and an env runner's engine can have one GPU together."""
+    shares = (config.num_gpus_per_env_runner, config.num_gpus_per_learner)
+    return min(shares) > 0 and sum(shares) <= 1
+
+
 def total(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What all take together."""
     taken: Counter[str] = Counter()

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import ray
@@ -13,6 +13,7 @@ from starec_ray.cluster.actor_logs import LOGS_SHOWN, last_lines_of
 from starec_ray.cluster.placement import TOLD_AFTER_S, shortage, tell_waiting
 from starec_ray.errors import DeadlineError
 
+LOOKS_S = 1.0  # apart, once the deadline has come
 UP = "ALIVE"  # its constructor has returned
 
 
@@ -53,26 +54,30 @@ class StartDeadline:
         self._before: set[str] = set()
         self._fault = ""
         self._left = threading.Lock()
-        self._timers = [
-            threading.Timer(TOLD_AFTER_S, self._tell_waiting),
-            threading.Timer(timeout_s, self._end_late),
-        ]
+        self._over = False
+        self._timers: list[threading.Timer] = []
 
     def __enter__(self) -> Self:
         self._before = set(self._actors())
-        for timer in self._timers:
-            timer.daemon = True
-            timer.start()
+        self._arm(TOLD_AFTER_S, self._tell_waiting)
+        self._arm(self._timeout_s, self._end_late)
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         for timer in self._timers:
             timer.cancel()
         with self._left:  # until a deadline that has come is done with
+            self._over = True
             if self._fault and (error is None or isinstance(error, Exception)):
                 raise DeadlineError(self._fault) from error
             if error is not None and self._until_left:
                 self._end(self._new())
+
+    def _arm(self, seconds: float, then: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, then)
+        timer.daemon = True
+        self._timers.append(timer)
+        timer.start()
 
     def _tell_waiting(self) -> None:
         with self._left:
@@ -82,6 +87,9 @@ class StartDeadline:
     def _end_late(self) -> None:
         with self._left:
             started = self._new()
+            if not started and not self._over:  # nothing was asked for yet
+                self._arm(LOOKS_S, self._end_late)
+                return
             late = [a for a in started.values() if self._until_left or a["State"] != UP]
             if not late:
                 return

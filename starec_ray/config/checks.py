@@ -265,12 +265,14 @@ def _check_actors(config: Any) -> None:
             "gpu_memory_utilization",
             f"a runner has {of_runner} of a GPU (num_gpus_per_env_runner): no more than that.",
         )
-    if 0 < of_learner <= 0.5 and config.num_learners > config.num_env_runners:
+    # Engines that leave a learner as much as it takes, and no more, are what keeps two apart.
+    apart = config.num_env_runners if of_runner > 0 and of_runner + of_learner <= 1 else 1
+    if 0 < of_learner <= 0.5 and config.num_learners > apart:
         raise _wrong(
             config,
             "num_learners",
-            f"two with {of_learner:g} of a GPU could come onto one, where NCCL refuses them: take "
-            "one for each env runner at most, or num_gpus_per_learner above 0.5.",
+            f"two with {of_learner:g} of a GPU could come onto one, where NCCL refuses them: "
+            f"at most {apart} here, or num_gpus_per_learner above 0.5.",
         )
     if 0 < of_runner <= 0.5:
         raise _wrong(

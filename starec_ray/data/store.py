@@ -141,12 +141,18 @@ def _failing_for(out: Path) -> Iterator[None]:
 
 def content_hash(folder: Path) -> str:
     """SHA-256 of the tables that a run learns from: all but the interactions, of which the cases
-    were made. Wherever the folder lies, the same tables have the same."""
+    were made. Wherever the folder lies, the same tables have the same.
+
+    Raises:
+        DataError: if one of them isn't there.
+    """
     digest = hashlib.sha256()
-    for name in TABLES:
-        if name != "interactions":
-            with open(folder / f"{name}.parquet", "rb") as file:
+    for path in (folder / f"{name}.parquet" for name in TABLES if name != "interactions"):
+        try:
+            with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"{path} can't be read ({error.strerror}): {_PREPARE}.") from error
     return digest.hexdigest()
 
 

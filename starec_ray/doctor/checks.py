@@ -324,7 +324,7 @@ def check_memory(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Findi
             f"may use {_size(engine)}",
             "a higher tensor_parallel_size, or a smaller model.",
         )
-    if wanted.shares_gpus and wanted.learner_gpus and engine + wanted.learner_bytes > least:
+    if wanted.shares_gpus and engine + wanted.learner_bytes > least:
         return Finding(
             "memory",
             "bad",

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from starec_ray.cluster.connection import start_ray
-from starec_ray.cluster.placement import actor_bundles, share_gpus
+from starec_ray.cluster.placement import actor_bundles, fits_beside_an_engine
 from starec_ray.cluster.sizing import learner_bytes, runner_bytes
 from starec_ray.config.recipe import Recipe
 from starec_ray.data.store import MANIFEST, TABLES
@@ -109,7 +109,7 @@ def _wanted(recipe: Recipe) -> Wanted:
         learner_gpus=config.num_gpus_per_learner,
         num_runners=config.num_env_runners,
         num_learners=config.num_learners,
-        shares_gpus=share_gpus(config),
+        shares_gpus=fits_beside_an_engine(config),
         gpu_memory_utilization=config.gpu_memory_utilization,
         through_object_store=config.weight_transfer == "object_store",
     )

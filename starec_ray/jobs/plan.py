@@ -77,7 +77,8 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     config, run = recipe.config, recipe.run
     if not dataset.case_ids("train"):
         raise DataError(f"{config.data_path} has no training cases.")
-    if config.reflect_share and not any(
+    reflects = run.iterations and config.reflect_share
+    if reflects and not any(
         dataset.case(case_id).next_case_id for case_id in dataset.case_ids("train")
     ):
         raise ConfigError(

@@ -179,25 +179,29 @@ def _train(
             if go_back:
                 _go_back(algo, run, start, console)
                 since = algo.training_iteration
-            _iterate(algo, recipe, run, checkpoints, console)
+            try:
+                _iterate(algo, recipe, run, checkpoints, console)
+            except KeyboardInterrupt:
+                console.print(f"[yellow]stopped:[/] {_stands(algo, checkpoints)}", highlight=False)
+                raise
             return
         except LearnersLostError as error:
             if is_full(error, run.path):
                 raise
             repeated_losses.lost(since, algo.training_iteration, error)
             start, go_back = checkpoints.newest(), True
-        except KeyboardInterrupt:
-            console.print(f"[yellow]stopped:[/] {_stands(algo, checkpoints)}", highlight=False)
-            raise
 
 
 def _stands(algo: STARec, checkpoints: Checkpoints) -> str:
     """How far a run is that is being ended, and from where it can go on."""
     done = f"{algo.training_iteration} iterations are done"
-    if not (sound := checkpoints.sound()):
+    try:
+        newest = checkpoints.newest()
+    except ConfigError as error:
+        return f"{done}; {error}"
+    if newest is None:
         return f"{done}, none is in a checkpoint yet: --resume starts over."
-    kept = progress_of(sound[-1])["training_iteration"]
-    return f"{done}; --resume goes on after iteration {kept}."
+    return f"{done}; --resume goes on after iteration {progress_of(newest)['training_iteration']}."
 
 
 def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Console) -> None:

@@ -14,11 +14,11 @@ def reflect_tasks(
     scores: pa.Table,
     dataset: Dataset,
     share: float,
-    number: int,
+    iteration: int,
     seed: int,
 ) -> list[ReflectTask]:
     """A reflection for a seeded `share` of the ranking tasks, those with a later case. What the
-    share of one iteration leaves over is made up in a later one, which their `number` (0 …) tells.
+    share leaves over in one `iteration` (0 …) is made up in a later one.
 
     Each reflects on the first rollout of its group: one honest sample of what the agent
     predicts, known without a look at the rewards. `ranked` and `scores` are row by row.
@@ -28,8 +28,8 @@ def reflect_tasks(
         for number, task in enumerate(rank_tasks)
         if dataset.case(task.case_id).next_case_id is not None
     ]
-    due = [round(share * len(rank_tasks) * iterations) for iterations in (number, number + 1)]
-    size = min(len(able), due[1] - due[0])
+    before, after = (round(share * len(rank_tasks) * i) for i in (iteration, iteration + 1))
+    size = min(len(able), after - before)
     chosen = sorted(np.random.default_rng(seed).choice(len(able), size, replace=False))
     first = np.flatnonzero(ranked.column("rollout").to_numpy() == 0)
     row_of = dict(

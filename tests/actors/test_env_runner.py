@@ -151,7 +151,8 @@ def test_a_saved_model_replaces_all_weights_too(runner, tiny_model, perturbed):
 
 def test_a_runner_sleeps_until_it_is_given_weights(runner, tiny_model, perturbed):
     runner.load_model(str(tiny_model), version=1)
-    runner.sleep()
+    for _ in range(2):
+        runner.sleep()
     with pytest.raises(StaleWeightsError, match="version None"):
         runner.sample(TASKS, rollouts=1, temperature=0.0, seed=0, weight_version=1)
     assert runner.llm.llm_engine.is_sleeping()

@@ -96,7 +96,14 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
                 "learners": {"num_gpus_per_learner": 0.4, "num_learners": 3},
                 "env_runners": {"num_gpus_per_env_runner": 0.6, "gpu_memory_utilization": 0.5},
             },
-            "num_learners is 3; two with 0.4 of a GPU could come onto one",
+            "num_learners is 3; two with 0.4 of a GPU could come onto one.* at most 1 here",
+        ),
+        (
+            {
+                "learners": {"num_gpus_per_learner": 0.4, "num_learners": 2},
+                "env_runners": {"num_env_runners": 2},  # on CPU cores
+            },
+            "num_learners is 2; two with 0.4 of a GPU could come onto one.* at most 1 here",
         ),
         (
             {"env_runners": {"num_gpus_per_env_runner": 0.5, "gpu_memory_utilization": 0.5}},

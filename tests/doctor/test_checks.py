@@ -152,7 +152,7 @@ def test_weights_and_states_that_no_gpu_holds_are_red():
         "70.0 GiB of each GPU, of which vLLM may use 68.0 GiB",
         "tensor_parallel_size",
     )
-    in_turns = replace(WANTED, shares_gpus=True)
+    in_turns = replace(WANTED, shares_gpus=True, runner_gpus=0.6, learner_gpus=0.4)
     only(
         checks.check_memory(in_turns, TWO, False),
         "bad",

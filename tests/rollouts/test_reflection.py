@@ -47,11 +47,11 @@ def tasks_of(world, round_: int) -> list[RankTask]:
 def test_a_seeded_share_reflects_on_its_first_rollout_and_the_real_choice(world, share, count):
     tasks = tasks_of(world, 0)
     ranked, scores = ranked_and_scored(tasks)
-    reflecting = reflect_tasks(tasks, ranked, scores, world, share, number=0, seed=1)
+    reflecting = reflect_tasks(tasks, ranked, scores, world, share, iteration=0, seed=1)
     assert len({task.case_id for task in reflecting}) == len(reflecting) == count
     assert all(task.predicted == ("0", "1", "2", "3") for task in reflecting)
     assert all((task.chosen, task.summary) == ("3", "before") for task in reflecting)
-    assert reflecting == reflect_tasks(tasks, ranked, scores, world, share, number=0, seed=1)
+    assert reflecting == reflect_tasks(tasks, ranked, scores, world, share, iteration=0, seed=1)
 
 
 def test_a_share_of_less_than_one_task_an_iteration_is_kept_over_the_iterations(world):
@@ -66,7 +66,7 @@ def test_a_share_of_less_than_one_task_an_iteration_is_kept_over_the_iterations(
 
 def test_a_last_case_has_nothing_to_follow_up_with(world):
     tasks = tasks_of(world, 1)
-    assert reflect_tasks(tasks, *ranked_and_scored(tasks), world, 1.0, number=0, seed=1) == []
+    assert reflect_tasks(tasks, *ranked_and_scored(tasks), world, 1.0, iteration=0, seed=1) == []
 
 
 def test_a_summary_is_used_in_the_next_case_and_earns_its_reward(world):

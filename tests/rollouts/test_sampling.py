@@ -143,3 +143,29 @@ def test_runners_that_do_not_come_up_are_told_of_with_their_logs(ray_cluster, mo
     with pytest.raises(DeadlineError, match=r"(?s)none of 1 .* within 8 s.*licence server"):
         pool.sample([], rollouts=1, temperature=0.0, seed=0)
     ray.kill(actor)
+
+
+class Awake:
+    """A runner whose sleep can be seen."""
+
+    asleep = False
+
+    def ping(self) -> None: ...
+
+    def sleep(self) -> None:
+        self.asleep = True
+
+    def is_asleep(self) -> bool:
+        return self.asleep
+
+
+def test_runners_that_came_back_before_the_learners_learn_sleep_too(ray_cluster):
+    runners = [ray.remote(num_cpus=0)(Awake).remote() for _ in range(2)]
+    ray.get([runner.ping.remote() for runner in runners])
+    manager = FaultTolerantActorManager(runners, init_id=1)
+    manager.set_actor_state(2, False)  # it was lost, and has been started again since
+    pool = RunnerPool(SimpleNamespace(_worker_manager=manager), 60.0, 60.0, 60.0, Failures(9, 60.0))
+    pool.sleep()
+    assert ray.get([runner.is_asleep.remote() for runner in runners]) == [True, True]
+    for runner in runners:
+        ray.kill(runner)

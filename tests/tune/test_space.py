@@ -1,14 +1,15 @@
 """Search spaces are read, checked against the recipe, and become Tune's domains."""
 
-import textwrap
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 from ray.tune.search.sample import Categorical, Float, Integer
+from typer.testing import CliRunner
 
-from starec_ray.cli.tune import tune
+from starec_ray.cli import app
 from starec_ray.config.fields import attribute_of
 from starec_ray.config.recipe import build, load_recipe, with_values
 from starec_ray.errors import ConfigError
@@ -121,9 +122,15 @@ def test_values_make_a_recipe_again_and_leave_the_first_as_it_was():
 
 
 def test_the_help_of_the_command_shows_what_a_sweep_is_by_default(tmp_path):
-    *_, example = (tune.__doc__ or "").partition("        sweep:")[1:]
-    shown = yaml.safe_load(textwrap.dedent("        sweep:" + example.partition("\n\n")[0]))
-    assert SweepSettings(**shown["sweep"]) == SweepSettings()
+    found = CliRunner().invoke(app, ["tune", "--help"], env={"COLUMNS": "120", "NO_COLOR": "1"})
+    lines = [line.strip("│ ") for line in found.output.splitlines()]
+    first, last = lines.index("sweep:"), lines.index("training.group_size: {choice: [4, 8]}")
+    indents = {"sweep:": 0, "space:": 0}
+    shown = yaml.safe_load(
+        "\n".join(" " * indents.get(line, 2) + line for line in lines[first : last + 1])
+    )
     assert set(shown["sweep"]) == set(asdict(SweepSettings()))
+    assert SweepSettings(**shown["sweep"]) == SweepSettings()
     read(tmp_path, shown)
-    assert all(name in example for name in DOMAINS)
+    words = set(re.findall(r"\w+", " ".join(lines)))
+    assert words >= DOMAINS.keys() | {"asha", "pbt", "none", "random", "optuna"}
