@@ -1,5 +1,6 @@
 """One Ray and one tiny model for all tests that start real engines."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ from tests.small_world import NAMES, write_small_world
 
 INPUTS_TRIED = "inputs tried"  # a test's property: [of what, how many, how many were refused]
 
-# How long an example takes says how busy the machine is, not whether the code is right.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# How long an example takes says how busy the machine is, not whether the code is right; and the
+# same code is tried with the same examples (`--hypothesis-profile=default` takes others).
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +39,8 @@ def ray_cluster() -> Iterator[None]:
     """A local Ray with more logical than real cores: the actors of a test wait for each other."""
     from starec_ray.cluster.connection import start_ray
 
+    assert not ray.is_initialized(), "an earlier test started another Ray"
+    os.environ.pop("RAY_ADDRESS", None)
     start_ray({"num_cpus": 10, "object_store_memory": 200 * 2**20})
     yield
     ray.shutdown()

@@ -5,9 +5,11 @@ With ZeRO-2 and the object store; with ZeRO-3 and a broadcast see `test_algorith
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import pyarrow.compute as pc
 import pytest
+import ray
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -110,9 +112,11 @@ def test_a_saved_run_is_evaluated_on_its_own(small_world, tiny_model, tmp_path, 
     assert {result["malformed_rate"] for result in summary["results"][2:]} == {1.0}
 
 
-def test_a_dry_run_prints_the_plan_and_starts_nothing(small_world, tiny_model, capsys):
+def test_a_dry_run_prints_the_plan_and_starts_nothing(small_world, tiny_model, capsys, monkeypatch):
     from starec_ray.jobs.plan import print_plan
 
+    for start in ("init", "remote"):
+        monkeypatch.setattr(ray, start, Mock(side_effect=AssertionError(start)))
     print_plan(tiny_recipe(small_world, tiny_model, None), Console(width=200))
     out = capsys.readouterr().out
     assert "vLLM env runner" in out and "DeepSpeed learner (ZeRO-2)" in out and "GiB" in out
@@ -212,7 +216,9 @@ def write_checkpoint(run, iteration, recipe):
     write_manifest(checkpoint)
 
 
-def test_a_folder_with_something_of_that_name_is_left_alone(small_world, tiny_model, tmp_path):
+def test_a_folder_with_something_of_that_name_is_left_alone(
+    small_world, tiny_model, tmp_path, ray_cluster
+):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
     recipe = tiny_recipe(small_world, tiny_model, None)

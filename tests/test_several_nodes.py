@@ -135,7 +135,7 @@ def test_a_sweep_over_several_nodes_is_killed_and_goes_on_with_what_was_not_fini
     out = tmp_path / "sweep"
     sweep = ("tune", recipe, "--space", space, "--out", out)
 
-    job = Submitted(nodes, tmp_path / "log", *sweep)
+    job = Submitted(nodes, tmp_path / "log", "--no-check", *sweep)
     deadline = time.monotonic() + LIMIT_S
     while not (finished := finished_trials(out)):
         assert job.process.poll() is None and time.monotonic() < deadline, job.log

@@ -1,6 +1,5 @@
 """Actors that don't start: the wait has an end, says why, and leaves none of them behind."""
 
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from starec_ray.errors import DeadlineError
 from starec_ray.evaluation.session import evaluation_session
 from starec_ray.training.learner_calls import LearnerCalls, LearnersLostError
 from tests.tiny_recipe import tiny_recipe
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -55,8 +55,17 @@ def test_an_actor_that_hangs_is_ended_and_its_log_shown(ray_cluster, monkeypatch
             time.sleep(0.1)
         deadline._end_late()  # the time has come
         ray.get(actor.ping.remote())
-    time.sleep(1.0)
-    assert not left("Sleeper")
+    wait_until(lambda: not left("Sleeper"), 30.0, "a sleeper is left")
+
+
+def test_actors_that_are_asked_for_after_the_deadline_are_late_at_once(ray_cluster):
+    sleeper = ray.remote(num_cpus=1)(Sleeper)
+    with (
+        pytest.raises(DeadlineError, match="1 of 1 sleepers did not start"),
+        StartDeadline("sleeper", "Sleeper", 0.5, {"CPU": 1}),
+    ):
+        time.sleep(1.0)
+        ray.get(sleeper.remote().ping.remote())
 
 
 def test_an_actor_without_a_place_is_told_with_what_is_missing(ray_cluster):
@@ -72,7 +81,7 @@ def test_an_actor_without_a_place_is_told_with_what_is_missing(ray_cluster):
 
 
 def test_a_wait_for_a_place_is_told_of_long_before_it_ends(ray_cluster, monkeypatch, capfd):
-    monkeypatch.setattr(start_deadline, "TOLD_AFTER_S", 0.5)
+    monkeypatch.setattr(start_deadline, "TOLD_AFTER_S", 2.0)
     sleeper = ray.remote(num_gpus=1)(Sleeper)
     with (
         pytest.raises(DeadlineError),
@@ -91,7 +100,13 @@ def test_learners_whose_place_is_taken_are_told_of_and_get_it_when_it_is_free(
     config = STARecConfig().learners(num_learners=2)
     others = ray.util.placement_group([{"CPU": 9}])
     assert others.wait(60)
-    threading.Timer(3.0, remove_placement_group, [others]).start()
+
+    def free_the_place_once_told(*of_whom: object) -> None:
+        placement_tells(*of_whom)
+        remove_placement_group(others)
+
+    placement_tells = placement.tell_waiting
+    monkeypatch.setattr(placement, "tell_waiting", free_the_place_once_told)
     place = placement.learners_together(config)
     assert place
     remove_placement_group(place)
@@ -118,8 +133,8 @@ def test_an_evaluation_whose_engines_have_no_place_ends_and_leaves_none(
         evaluation_session(config),
     ):
         pass
-    time.sleep(1.0)
-    assert not left(config.env_runner_cls.__name__)
+    kind = config.env_runner_cls.__name__
+    wait_until(lambda: not left(kind), 30.0, "an env runner is left")
 
 
 def test_learners_that_can_not_start_again_are_told_with_the_reason(ray_cluster):

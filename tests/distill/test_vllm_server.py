@@ -1,7 +1,6 @@
 """The endpoint teacher against vLLM's own OpenAI server, on loopback."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
 from starec_ray.distill.journal import Journal
 from starec_ray.distill.pipeline import Distillation, DistillSettings, choose_cases
+from tests.ray_nodes import free_port
 
 pytestmark = pytest.mark.engine
 START_S = 240
@@ -26,9 +26,7 @@ START_S = 240
 @pytest.fixture(scope="module")
 def server(echo_model, tmp_path_factory) -> Iterator[str]:
     """The base URL of vLLM's server with the tiny model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("server") / "log.txt"
     # What `vllm serve` runs; that command itself looks for the CUDA package's metadata.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]

@@ -41,7 +41,7 @@ def test_after_a_kill_and_after_a_hang_new_learners_go_on_from_the_checkpoint(
 
     for number, timeout_s, told in (
         (signal.SIGKILL, 300.0, "learner 1 failed in update_sequences"),
-        (signal.SIGSTOP, 10.0, r"(?s)learner .*1 of 2 didn't finish update_sequences within 10 s"),
+        (signal.SIGSTOP, 1.0, r"(?s)learner .*1 of 2 didn't finish update_sequences within 1 s"),
     ):
         send(calls, 1, number)
         with pytest.raises(LearnersLostError, match=told):

@@ -81,7 +81,13 @@ def copying_trial(folder: Path) -> type[SweepTrial]:
                 wait_for("trial 1 did 2")
             elif (self.number, done) == (1, 2):
                 wait_for("copies")
+            elif (self.number, done) == (0, 2):
+                wait_for("trial 1 ended")  # else it would copy it again
             return super().step()
+
+        def cleanup(self) -> None:
+            tell(f"trial {self.number} ended")
+            super().cleanup()
 
         def evaluate(self, *args: object, **kwargs: object) -> dict:
             found = super().evaluate(*args, **kwargs)
