@@ -48,7 +48,7 @@ def start_engine(config: Any) -> Any:
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 
-    return LLM(
+    llm = LLM(
         config.model_path,
         dtype=config.dtype,
         max_model_len=config.max_model_len,
@@ -67,13 +67,15 @@ def start_engine(config: Any) -> Any:
         disable_log_stats=True,
         **settings,
     )
+    llm.collective_rpc("leave_out_ranks")
+    return llm
 
 
 def generate(llm: Any, prompts: Sequence[Any], params: Sequence[Any]) -> list[Any]:
     """The engine's answers to prompts, each by its own SamplingParams."""
     eager = llm.llm_engine.vllm_config.model_config.enforce_eager
-    # vLLM has torch compile how it counts a token's rank, in eager engines too: seconds at the
-    # first request, and again for other numbers of answers at a time.
+    # vLLM has torch compile some small functions, in eager engines too: seconds at the first
+    # request, and again for other numbers of answers at a time.
     with torch.compiler.set_stance("force_eager") if eager else nullcontext():
         return llm.generate(prompts, params, use_tqdm=False)
 
