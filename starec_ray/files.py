@@ -1,5 +1,6 @@
 """Files that a crash leaves whole, and paths told from addresses of a store."""
 
+import hashlib
 import json
 import os
 import re
@@ -25,6 +26,12 @@ def local_path(path: str | Path) -> Path:
             "address by run.checkpoint_storage."
         )
     return Path(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:

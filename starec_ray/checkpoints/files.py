@@ -1,12 +1,12 @@
 """The files of one checkpoint: how far the run was, and a manifest that says what belongs."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from starec_ray.errors import ConfigError
+from starec_ray.files import sha256_of
 from starec_ray.progress import phase
 
 PROGRESS = "progress.json"  # how far the run was
@@ -46,7 +46,8 @@ def write_manifest(folder: Path) -> None:
     files = _files(folder)
     files.pop(MANIFEST, None)
     manifest = {
-        name: {"bytes": path.stat().st_size, "sha256": _hash(path)} for name, path in files.items()
+        name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for name, path in files.items()
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in (*files.values(), folder / MANIFEST, *folder.rglob("*/"), folder):
@@ -96,7 +97,7 @@ def _fault(folder: Path) -> str:
                 return f"{name} is missing"
             if (found := files[name].stat().st_size) != size:
                 return f"{name} has {found} bytes instead of {size}"
-            if _hash(files[name]) != sha256:
+            if sha256_of(files[name]) != sha256:
                 return f"{name} was altered"
             progress.advance()
     return ""
@@ -113,8 +114,3 @@ def _stamp(folder: Path) -> int:
     same after the folder was renamed."""
     stats = [(name, path.stat()) for name, path in _files(folder).items()]
     return hash(tuple((name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in stats))
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

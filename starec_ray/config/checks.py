@@ -12,6 +12,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from actors.weight_transfer.choice import WEIGHT_TRANSFERS
 from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.item_text import ATTRIBUTES
+from starec_ray.cluster.placement import fits_beside_an_engine
 from starec_ray.credit import CREDIT_ASSIGNMENTS
 from starec_ray.errors import ConfigError
 from starec_ray.rewards import REWARD_SHAPES
@@ -265,8 +266,8 @@ def _check_actors(config: Any) -> None:
             "gpu_memory_utilization",
             f"a runner has {of_runner} of a GPU (num_gpus_per_env_runner): no more than that.",
         )
-    # Engines that leave a learner as much as it takes, and no more, are what keeps two apart.
-    apart = config.num_env_runners if of_runner > 0 and of_runner + of_learner <= 1 else 1
+    # What keeps two apart is an engine beside each.
+    apart = config.num_env_runners if fits_beside_an_engine(config) else 1
     if 0 < of_learner <= 0.5 and config.num_learners > apart:
         raise _wrong(
             config,

@@ -9,6 +9,7 @@ from typing import Any
 from starec_ray.config.fields import RunSettings
 from starec_ray.config.recipe import Recipe, fixed_keys, resolved_sections
 from starec_ray.data.store import content_hash
+from starec_ray.files import sha256_of
 from starec_ray.training.traces import TraceSource
 
 MODEL = "the model's shape"
@@ -45,8 +46,5 @@ def identity(config: Any) -> dict[str, dict[str, Any]]:
 def _hash_traces(names: Sequence[str]) -> str:
     """SHA-256 of the sources of traces in their order: each one's content and kinds."""
     sources = [TraceSource.of(name) for name in names]
-    described = [
-        (source.kinds, source.path and hashlib.sha256(source.path.read_bytes()).hexdigest())
-        for source in sources
-    ]
+    described = [(source.kinds, source.path and sha256_of(source.path)) for source in sources]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()

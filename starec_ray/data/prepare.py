@@ -1,6 +1,5 @@
 """`starec data prepare`: a source's files → the five tables and the manifest of a data folder."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from starec_ray.data.raw import RawData, Say
 from starec_ray.data.sources import amazon, movielens, recbole, synthetic
 from starec_ray.data.store import check_out, clear_abandoned, write_folder
 from starec_ray.errors import DataError
+from starec_ray.files import sha256_of
 
 SIMULATED_USERS = 1000
 
@@ -104,12 +104,7 @@ def prepare(
         "seed": protocol.seed,
         "parameters": asdict(protocol) | options,
         "counts": counts,
-        "inputs": {path.name: _sha256(path) for path in raw.inputs},
+        "inputs": {path.name: sha256_of(path) for path in raw.inputs},
     }
     write_folder(Path(out), prepared.tables, manifest, force=force)
     return Report(Path(out), protocol, counts)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

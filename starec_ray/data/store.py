@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from starec_ray import schemas
 from starec_ray.errors import DataError, StorageError
-from starec_ray.files import local_path
+from starec_ray.files import local_path, sha256_of
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -149,8 +149,7 @@ def content_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in (folder / f"{name}.parquet" for name in TABLES if name != "interactions"):
         try:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(sha256_of(path).encode())
         except OSError as error:
             raise DataError(f"{path} can't be read ({error.strerror}): {_PREPARE}.") from error
     return digest.hexdigest()

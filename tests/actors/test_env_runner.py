@@ -149,6 +149,19 @@ def test_a_saved_model_replaces_all_weights_too(runner, tiny_model, perturbed):
     assert largest_gap(perturbed, rollouts, 1.0) < 1e-4
 
 
+def test_the_ranks_of_sampled_tokens_are_not_counted(runner):
+    from vllm import SamplingParams
+
+    [request] = runner.llm.generate(
+        [{"prompt_token_ids": [5, 6, 7]}],
+        SamplingParams(max_tokens=4, temperature=1.0, logprobs=0, ignore_eos=True),
+        use_tqdm=False,
+    )
+    tokens = [token for step in request.outputs[0].logprobs for token in step.values()]
+    assert [token.rank for token in tokens] == [0] * 4  # counted, the likeliest has rank 1
+    assert all(token.logprob < 0 for token in tokens)
+
+
 def test_a_runner_sleeps_until_it_is_given_weights(runner, tiny_model, perturbed):
     runner.load_model(str(tiny_model), version=1)
     for _ in range(2):

@@ -209,8 +209,8 @@ def test_one_is_read_once_in_a_process_and_again_when_it_was_written_to(tmp_path
     checkpoints = Checkpoints(tmp_path, keep=0)
     save(checkpoints, 1)
     read: list[Path] = []
-    digest = files._hash
-    monkeypatch.setattr(files, "_hash", lambda path: read.append(path) or digest(path))
+    digest = files.sha256_of
+    monkeypatch.setattr(files, "sha256_of", lambda path: read.append(path) or digest(path))
     assert checkpoints.newest() and not read
     truncated(tmp_path / "iteration-00001")
     with pytest.raises(ConfigError, match="999 bytes"):

@@ -20,15 +20,15 @@ def published(name: str) -> Path:
 
 def test_movielens_1m_is_prepared_in_seconds(tmp_path):
     folder = published("ml-1m")
-    started = time.process_time()
+    started = time.perf_counter()
     report = prepare("movielens-1m", tmp_path / "ml", folder=folder)
-    assert time.process_time() - started < 15
+    assert time.perf_counter() - started < 15
     assert report.counts["interactions_read"] == 1_000_209
     assert report.counts["users"] == 6040
     assert report.counts["items"] == 3260
-    started = time.process_time()
+    started = time.perf_counter()
     dataset = Dataset.load(tmp_path / "ml")
-    assert time.process_time() - started < 1.5  # 0.13 s on an idle core
+    assert time.perf_counter() - started < 1.5  # 0.13 s on an idle core
     assert len(dataset.case_ids("train", 1)) == len(dataset.case_ids("test", 1)) == 1000
     assert dataset.items["2571"].title == "The Matrix"
     names = {(item.title, item.year) for item in dataset.items.values()}
