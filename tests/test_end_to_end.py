@@ -231,6 +231,13 @@ def test_a_folder_with_something_of_that_name_is_left_alone(
     assert (tmp_path / "model" / "mine").exists()
 
 
+def test_a_run_does_not_begin_among_the_tables_of_a_data_folder(small_world, tiny_model):
+    before = sorted(small_world.iterdir())
+    with pytest.raises(ConfigError, match="is a data folder: give another --run-dir"):
+        train(tiny_recipe(small_world, tiny_model, None), small_world, Console(), overwrite=True)
+    assert sorted(small_world.iterdir()) == before
+
+
 def test_a_run_folder_in_use_is_refused(tmp_path):
     run = RunDir(tmp_path)
     with run.lock(), pytest.raises(ConfigError, match="in use by process"), RunDir(tmp_path).lock():

@@ -53,7 +53,9 @@ def train(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check recipe, data and model, print the plan, and start nothing."
+            "--dry-run",
+            help="Check recipe, data and model, print the plan, and start nothing; RUN_DIR isn't "
+            "looked at.",
         ),
     ] = False,
 ) -> None:

@@ -118,9 +118,10 @@ class StartDeadline:
 def own_actors(class_name: str) -> dict[str, dict[str, Any]]:
     """Ray's entries for those of a class that this process started and that are not dead, by id."""
     own = _address()
+    job = _core().get_current_job_id()  # a cluster keeps the entries of all jobs that ever ran
     return {
         actor_id: actor
-        for actor_id, actor in ray._private.state.actors().items()
+        for actor_id, actor in ray._private.state.actors(job_id=job).items()
         if actor["ActorClassName"].rpartition(".")[2] == class_name
         and actor["State"] != "DEAD"
         and (actor["OwnerAddress"]["IPAddress"], actor["OwnerAddress"]["Port"]) == own

@@ -22,6 +22,7 @@ from starec_ray.cluster.placement import actor_bundles
 from starec_ray.config.identity import identity
 from starec_ray.config.recipe import Recipe, changed_keys, resolved_sections
 from starec_ray.data.dataset import Dataset
+from starec_ray.data.store import MANIFEST as DATA_MANIFEST
 from starec_ray.errors import CollapseError, ConfigError, StorageError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.session import SavedModels, Session
@@ -55,9 +56,11 @@ def train(
 
     Raises:
         ConfigError: if the folder holds a run already and neither is asked for, or is in use, or
-            the recipe can't be run, or isn't that of the run to resume.
+            is a data folder, or the recipe can't be run, or isn't that of the run to resume.
         TooManyFailuresError, CollapseError, DeadlineError, StorageError: what ended the training.
     """
+    if (run_path / DATA_MANIFEST).is_file():
+        raise ConfigError(f"{run_path} is a data folder: give another --run-dir.")
     run = RunDir(run_path)
     with run.lock():
         recipe.config.resolve()
