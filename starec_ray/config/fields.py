@@ -5,6 +5,8 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
 from starec_ray.config.starec_config import STARecConfig
@@ -23,6 +25,15 @@ SECTIONS = [
 
 # Keys whose attribute has another name.
 _RENAMED = {"model.name": "model_name", "data.path": "data_path"}
+
+_TYPE_WORDS = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    dict: "mapping",
+    list: "list",
+}
 
 RUN_LOWEST = {
     "iterations": 0,
@@ -86,6 +97,20 @@ def known_fields() -> dict[str, dict[str, Any]]:
 def section_method(section: str) -> Callable[..., STARecConfig]:
     """The method of `STARecConfig` that sets a section's keys."""
     return getattr(STARecConfig, "set_model" if section == "model" else section)
+
+
+def type_words(wanted: Any) -> str:
+    """A key's type in a recipe's terms: "whole number", "number or list", "list of texts"."""
+    kinds = typing.get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    # A path is text in a recipe.
+    return " or ".join(_kind_words(kind) for kind in kinds if kind is not Path)
+
+
+def _kind_words(kind: Any) -> str:
+    if kind in _TYPE_WORDS:
+        return _TYPE_WORDS[kind]
+    [inner] = typing.get_args(kind)
+    return f"list of {_TYPE_WORDS[inner]}s"
 
 
 def attribute_of(key: str) -> str:

@@ -15,7 +15,14 @@ import yaml
 
 from starec_ray.config import STARecConfig
 from starec_ray.config.checks import RLLIB_UNUSED
-from starec_ray.config.fields import RUN_LOWEST, SECTIONS, RunSettings, attribute_of, known_fields
+from starec_ray.config.fields import (
+    RUN_LOWEST,
+    SECTIONS,
+    RunSettings,
+    attribute_of,
+    known_fields,
+    type_words,
+)
 from starec_ray.errors import ConfigError
 
 # What a run that goes on may change, and what of the section run it may not.
@@ -227,8 +234,7 @@ def _check_type(key: str, value: Any, wanted: Any) -> None:
             return
     elif any(_fits(value, option) for option in options):
         return
-    names = " or ".join(getattr(o, "__name__", str(o)) for o in options)
-    raise ConfigError(f"{key} is {value!r} ({type(value).__name__}); it must be of type {names}.")
+    raise ConfigError(f"{key} is {value!r}; it must be: {type_words(wanted)}.")
 
 
 def _fits(value: Any, wanted: Any) -> bool:

@@ -2,8 +2,6 @@
 
 import typing
 from dataclasses import dataclass
-from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from docstring_parser import parse
@@ -15,6 +13,7 @@ from starec_ray.config.fields import (
     attribute_of,
     known_fields,
     section_method,
+    type_words,
 )
 from starec_ray.config.starec_config import STARecConfig
 
@@ -107,9 +106,7 @@ def _texts(documented: Any) -> dict[str, str]:
 def _allowed(attribute: str, wanted: Any) -> str:
     if choices := ONE_OF.get(attribute) or _literals(wanted):
         return ", ".join(f"`{choice}`" for choice in choices)
-    kinds = typing.get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
-    kinds = tuple(kind for kind in kinds if kind is not Path)  # in Python alone
-    names = " or ".join(_type_name(kind) for kind in kinds)
+    names = type_words(wanted).replace("true or false", "`true`, `false`")
     numbers = RANGES.get(attribute)
     if attribute in RUN_LOWEST:
         numbers = Range(RUN_LOWEST[attribute])
@@ -118,15 +115,6 @@ def _allowed(attribute: str, wanted: Any) -> str:
 
 def _literals(wanted: Any) -> tuple[Any, ...]:
     return typing.get_args(wanted) if typing.get_origin(wanted) is typing.Literal else ()
-
-
-def _type_name(kind: Any) -> str:
-    plain = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
-    plain |= {dict: "mapping", list: "list"}
-    if kind in plain:
-        return plain[kind]
-    inner = typing.get_args(kind)
-    return f"list of {plain[inner[0]]}s" if inner else str(kind)
 
 
 def _default(value: Any) -> str:

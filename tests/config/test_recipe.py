@@ -41,7 +41,7 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
         ({"trainning": {}}, "did you mean 'training'"),
         ({"training": {"num_epochs": 4}}, "num_epochs is RLlib's .*: .* one update"),
         ({"training": {"group_sise": 4}}, "training.group_sise; did you mean 'group_size'"),
-        ({"training": {"group_size": "four"}}, "group_size is 'four'.*type int"),
+        ({"training": {"group_size": "four"}}, "group_size is 'four'; it must be: whole number"),
         ({"training": {"group_size": True}}, "group_size is True"),
         ({"training": {"group_size": 0}}, "group_size is 0; it must be 2 or more"),
         ({"model": {"reply_format": "poem"}}, "reply_format is 'poem'.*grades, titles"),
