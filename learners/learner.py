@@ -38,12 +38,12 @@ from learners.weights import (
     FrozenWeights,
     load_language_model,
     named_tensors,
-    put_in_place,
     save_model,
     weight_layout,
 )
 from starec_ray.checkpoints.files import REFERENCE
 from starec_ray.errors import ConfigError, DataError
+from starec_ray.files import put_in_place
 
 OBJECTIVES = ("anchor", "grpo")
 COUNTERS = "counters.json"

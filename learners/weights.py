@@ -17,6 +17,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from learners.attention import PACKED_GROUPS
 from learners.tensor_files import TensorWriter
 from starec_ray.errors import ConfigError
+from starec_ray.files import put_in_place
 
 
 def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreTrainedModel:
@@ -119,16 +120,6 @@ def save_model(model: PreTrainedModel, model_path: str, folder: Path, *, rank: i
             model.generation_config.save_pretrained(part)
         AutoTokenizer.from_pretrained(model_path).save_pretrained(part)
         put_in_place(part, folder)
-
-
-def put_in_place(part: Path, folder: Path) -> None:
-    """Moves a finished folder to where it belongs, in the place of an older one."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_index(writer: TensorWriter) -> None:

@@ -20,7 +20,7 @@ from starec_ray.cluster.actor_logs import HEADING
 from starec_ray.config.fields import RunSettings, attribute_of
 from starec_ray.config.recipe import Recipe, with_values
 from starec_ray.errors import STARecError
-from starec_ray.files import written_whole
+from starec_ray.files import put_in_place, written_whole
 from tune.space import Space
 from tune.trial import metric_path
 
@@ -130,8 +130,7 @@ def write_results(trials: Sequence[Trial], recipe: Recipe, out: Path, console: C
     model, part = out / BEST_MODEL, out / f"{BEST_MODEL}.part"
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(best.checkpoint / MODEL, part)
-    shutil.rmtree(model, ignore_errors=True)
-    part.rename(model)
+    put_in_place(part, model)
     told = f"""best:       trial {best.name}, {run.metric} {100 * (best.score or 0):.1f}
 recipe:     {out / BEST_RECIPE}
 model:      {model}

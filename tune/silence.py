@@ -10,9 +10,9 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from starec_ray.cluster.failures import MOST_REPEATED_LOSSES
 from starec_ray.cluster.placement import shortage
 from starec_ray.errors import DeadlineError
+from starec_ray.training.recovery import MOST_REPEATED_LOSSES
 
 LOOKS_S = 1.0  # apart
 STANDSTILL_S = 5.0  # Tune's steps take a tenth of a second, or the time of what they wait for

@@ -3,8 +3,7 @@
 from typing import Any
 
 from starec_ray.algorithm import STARec
-from starec_ray.cluster.failures import RepeatedLosses
-from starec_ray.training.learner_calls import LearnersLostError
+from starec_ray.training.recovery import Recovery
 
 
 def metric_path(metric: str) -> str:
@@ -19,19 +18,10 @@ class SweepTrial(STARec):
     def setup(self, config: Any) -> None:
         super().setup(config)
         self._newest: Any = None  # what Tune knows of the checkpoint that was saved or loaded last
-        self._began_at = 0  # iterations that were done when these learners began
-        self._repeated_losses = RepeatedLosses()
+        self._recover = Recovery(lambda: self.training_iteration, self._go_back)
 
     def step(self) -> dict[str, Any]:
-        go_back = False
-        while True:
-            try:
-                if go_back:
-                    self._go_back()
-                return _with_scores(super().step())
-            except LearnersLostError as error:
-                self._repeated_losses.lost(self._began_at, self.training_iteration, error)
-                go_back = True
+        return _with_scores(self._recover(super().step))
 
     def save(self, checkpoint_dir: str | None = None) -> Any:
         self._newest = super().save(checkpoint_dir)
@@ -39,12 +29,12 @@ class SweepTrial(STARec):
 
     def restore(self, checkpoint_path: Any) -> None:
         super().restore(checkpoint_path)
-        self._newest, self._began_at = checkpoint_path, self.training_iteration
+        self._newest = checkpoint_path
+        self._recover.begin()
 
     def _go_back(self) -> None:
         if self._newest is None:
             self.start_over()
-            self._began_at = 0
         else:
             self.restore(self._newest)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from starec_ray.checkpoints.files import MANIFEST, fault, progress_of, sync
 from starec_ray.checkpoints.store import ITERATION, CheckpointStore
 from starec_ray.errors import ConfigError, StorageError
+from starec_ray.files import put_in_place
 
 SCORE = "score.json"  # what the best one is chosen by, the higher the better
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -86,8 +87,7 @@ class Checkpoints:
             if full:
                 raise self._no_room("the disk is full") from error
             raise
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(part, target)
+        put_in_place(part, target)
         sync(self.folder)
         self._let_go.discard(target.name)  # written again
         best = self.best()

@@ -1,6 +1,5 @@
 """A second place for checkpoints, in any store that pyarrow or fsspec reaches: S3, GCS, …"""
 
-import os
 import re
 import shutil
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, PyFile
 from starec_ray.checkpoints.files import MANIFEST
 from starec_ray.checkpoints.heartbeat import Heartbeat, HeartbeatDeadline
 from starec_ray.errors import ConfigError
+from starec_ray.files import put_in_place
 from starec_ray.progress import Phase, phase
 
 ITERATION = r"iteration-\d+"  # a checkpoint's name
@@ -134,8 +134,7 @@ class CheckpointStore:
                 _copy(file, copy, heartbeat)
             progress.advance()
         heartbeat()
-        shutil.rmtree(folder / name, ignore_errors=True)  # one that was damaged
-        os.replace(part, folder / name)
+        put_in_place(part, folder / name)  # of one that was damaged, if there is one
 
     def _remove(self, name: str, heartbeat: Heartbeat) -> None:
         place = f"{self._root}/{name}"

@@ -8,8 +8,6 @@ from typing import Any, Self
 
 from starec_ray.errors import STARecError
 
-MOST_REPEATED_LOSSES = 3  # of the learners, where going back to a checkpoint does not help
-
 
 class TooManyFailuresError(STARecError):
     """Actors fail faster than a passing fault explains: the last cause says why."""
@@ -91,33 +89,3 @@ class Failures:
         """Losses so far in this process, by kind: {"failures/env_runner": 2, …}."""
         kinds = ("env_runner", "reward_actor", "learner")
         return {f"failures/{kind}": self._counts[kind] for kind in kinds}
-
-
-class RepeatedLosses:
-    """Losses of the learners that going back to a checkpoint does not mend.
-
-    However long a cycle of loss and recovery takes: learners that are lost again before any
-    iteration was finished, or in the same iteration each time, will be lost again.
-    """
-
-    def __init__(self) -> None:
-        self._in_a_row = 0  # without an iteration finished in between
-        self._lost_after: Counter[int] = Counter()  # iteration that was finished last → losses
-
-    def lost(self, since: int, done: int, cause: Exception) -> None:
-        """
-        Args:
-            since: the iterations that were done when the learners began.
-            done: those that were done when they were lost.
-
-        Raises:
-            TooManyFailuresError: `MOST_REPEATED_LOSSES` of them; names the place and the cause.
-        """
-        self._in_a_row = 1 if done > since else self._in_a_row + 1
-        self._lost_after[done] += 1
-        if max(self._in_a_row, self._lost_after[done]) >= MOST_REPEATED_LOSSES:
-            raise TooManyFailuresError(
-                f"the learners were lost {MOST_REPEATED_LOSSES} times in iteration {done + 1}, or "
-                "without an iteration finished in between: going on doesn't help. The last time: "
-                f"{cause}"
-            ) from cause

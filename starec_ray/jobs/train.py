@@ -2,7 +2,6 @@
 
 import functools
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +13,12 @@ from rich.markup import escape
 
 from starec_ray.algorithm import STARec
 from starec_ray.checkpoints.checkpoints import Checkpoints, is_full
-from starec_ray.checkpoints.files import LEARNERS, REFERENCE, progress_of
 from starec_ray.checkpoints.store import CheckpointStore
 from starec_ray.cluster.connection import check_resources, start_ray
-from starec_ray.cluster.failures import FailureEvent, RepeatedLosses
+from starec_ray.cluster.failures import FailureEvent
 from starec_ray.cluster.placement import actor_bundles
 from starec_ray.config.identity import identity
-from starec_ray.config.recipe import Recipe, changed_keys, resolved_sections
+from starec_ray.config.recipe import Recipe, resolved_sections
 from starec_ray.data.dataset import Dataset
 from starec_ray.data.store import MANIFEST as DATA_MANIFEST
 from starec_ray.errors import CollapseError, ConfigError, StorageError
@@ -29,9 +27,11 @@ from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.jobs.collapse import way_back
 from starec_ray.jobs.evaluate import compare, trained_models
 from starec_ray.jobs.plan import REMEDY, check_data, check_learnable
+from starec_ray.jobs.resume import bring_anchored_model, is_finished, standing, starting_point
 from starec_ray.progress import phase
-from starec_ray.run_dir import EVALUATION, RunDir
+from starec_ray.run_dir import RunDir
 from starec_ray.training.learner_calls import LearnersLostError
+from starec_ray.training.recovery import Recovery
 
 
 def train(
@@ -75,8 +75,8 @@ def train(
         )
         check_data(recipe, Dataset.load(recipe.config.data_path))
         check_learnable(recipe.config.model_name)
-        start = _start(run, recipe, checkpoints, console, overwrite, resume, checkpoint)
-        if start and not checkpoint and _is_finished(run, recipe, start):
+        start = starting_point(run, recipe, checkpoints, console, overwrite, resume, checkpoint)
+        if start and not checkpoint and is_finished(run, recipe, start):
             console.print(
                 f"nothing to do: {run.path} has done its {recipe.run.iterations} iterations. "
                 "To go on, give it more: run.iterations=…"
@@ -107,61 +107,13 @@ def train(
                 untrained = Path(algo.config.model_path)
                 models = {"untrained": untrained, **trained_models(run)}
                 compare(session, models, recipe, run.path, console)
-        except (OSError, LearnersLostError) as error:
-            if not is_full(error, run.path):
-                raise
-            raise StorageError(
-                f"the disk of {run.path} is full ({error}): make room, then --resume."
-            ) from error
+        except OSError as error:
+            _raise_if_full(error, run)
+            raise
         finally:
             algo.stop()
             run.close()
     return run
-
-
-def _start(
-    run: RunDir,
-    recipe: Recipe,
-    checkpoints: Checkpoints,
-    console: Console,
-    overwrite: bool,
-    resume: bool,
-    checkpoint: str,
-) -> Path | None:
-    """The checkpoint that the run goes on from; None starts it afresh, in an emptied folder."""
-    if not resume:
-        if (held := run.holds()) and not overwrite:
-            raise ConfigError(
-                f"{run.path} holds a run already ({', '.join(held)}): give another --run-dir, "
-                "--resume it, or --overwrite."
-            )
-        store = checkpoints.store
-        if store and (copies := store.names()) and not overwrite:
-            raise ConfigError(
-                f"{store.address} holds a run's checkpoints already ({', '.join(copies)}): give "
-                "another run.checkpoint_storage, --resume it, or --overwrite."
-            )
-        return None
-    checkpoints.bring()
-    begun = run.config.exists()
-    if not begun and not checkpoints.all():
-        raise ConfigError(f"{run.path} holds no run to resume: leave --resume out.")
-    if begun and (changed := changed_keys(run.read_config(), resolved_sections(recipe))):
-        raise ConfigError(
-            f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
-            f"its own ({run.config}), or start another run."
-        )
-    if checkpoint:
-        return checkpoints.named(checkpoint)
-    if (newest := checkpoints.newest()) is None:
-        console.print(f"{run.path} has no checkpoint yet: it starts over.")
-    return newest
-
-
-def _is_finished(run: RunDir, recipe: Recipe, checkpoint: Path) -> bool:
-    trained = progress_of(checkpoint)["iterations_done"] >= recipe.run.iterations
-    evaluated = (run.path / EVALUATION).exists() or not recipe.run.evaluate
-    return trained and run.model.exists() and evaluated
 
 
 def _train(
@@ -174,37 +126,31 @@ def _train(
 ) -> None:
     """Both stages, from a checkpoint or the beginning; where learners are lost on the way, they are
     started again and it goes on from the newest checkpoint, unless that can't help any more."""
-    go_back = start is not None
-    repeated_losses = RepeatedLosses()
-    while True:
-        since = algo.training_iteration
+
+    def iterate() -> None:
         try:
-            if go_back:
-                _go_back(algo, run, start, console)
-                since = algo.training_iteration
-            try:
-                _iterate(algo, recipe, run, checkpoints, console)
-            except KeyboardInterrupt:
-                console.print(f"[yellow]stopped:[/] {_stands(algo, checkpoints)}", highlight=False)
-                raise
-            return
+            _iterate(algo, recipe, run, checkpoints, console)
         except LearnersLostError as error:
-            if is_full(error, run.path):
-                raise
-            repeated_losses.lost(since, algo.training_iteration, error)
-            start, go_back = checkpoints.newest(), True
+            _raise_if_full(error, run)
+            raise
+        except KeyboardInterrupt:
+            told = standing(algo.training_iteration, checkpoints)
+            console.print(f"[yellow]stopped:[/] {told}", highlight=False)
+            raise
+
+    recover = Recovery(
+        lambda: algo.training_iteration, lambda: _go_back(algo, run, checkpoints.newest(), console)
+    )
+    if start:
+        recover(lambda: _go_back(algo, run, start, console))
+    recover(iterate)
 
 
-def _stands(algo: STARec, checkpoints: Checkpoints) -> str:
-    """How far a run is that is being ended, and from where it can go on."""
-    done = f"{algo.training_iteration} iterations are done"
-    try:
-        newest = checkpoints.newest()
-    except ConfigError as error:
-        return f"{done}; {error}"
-    if newest is None:
-        return f"{done}, none is in a checkpoint yet: --resume starts over."
-    return f"{done}; --resume goes on after iteration {progress_of(newest)['training_iteration']}."
+def _raise_if_full(error: Exception, run: RunDir) -> None:
+    if is_full(error, run.path):
+        raise StorageError(
+            f"the disk of {run.path} is full ({error}): make room, then --resume."
+        ) from error
 
 
 def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Console) -> None:
@@ -212,21 +158,11 @@ def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Consol
         algo.start_over()
     else:
         algo.restore_from_path(checkpoint)
-        _bring_anchored_model(algo, run, checkpoint)
+        if algo.stage == "reinforce":
+            bring_anchored_model(run, checkpoint)
     run.rewind(algo.training_iteration)
     place = checkpoint or "there was no checkpoint yet"
     console.print(f"going on after iteration {algo.training_iteration}: {place}")
-
-
-def _bring_anchored_model(algo: STARec, run: RunDir, checkpoint: Path) -> None:
-    """On another machine than the run's first, stage one's model comes out of the checkpoint, which
-    has it for the KL term."""
-    reference = checkpoint / LEARNERS / REFERENCE
-    if algo.stage == "reinforce" and reference.is_dir() and not run.anchored_model.exists():
-        part = run.anchored_model.with_name(f"{run.anchored_model.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(reference, part)
-        part.rename(run.anchored_model)
 
 
 def _tell(run: RunDir, console: Console, event: FailureEvent) -> None:
@@ -242,15 +178,19 @@ def _iterate(
     algo: STARec, recipe: Recipe, run: RunDir, checkpoints: Checkpoints, console: Console
 ) -> None:
     """Both stages, from wherever the algorithm is."""
-    every = recipe.run.checkpoint_every
-    begins = algo.stage == "anchor" or not checkpoints.all()
     line: dict[str, Any] = {}
+
+    def is_due() -> bool:
+        every = recipe.run.checkpoint_every
+        return every > 0 and algo.training_iteration % every == 0
+
+    begins = algo.stage == "anchor" or not checkpoints.all()
     if algo.stage == "anchor":
         with phase("anchor", algo.anchor_iterations) as progress:
             while algo.stage == "anchor":
                 line = _iteration(algo, run, checkpoints)
                 progress.advance(note=_note(line))
-                if every and algo.training_iteration % every == 0 and algo.stage == "anchor":
+                if is_due() and algo.stage == "anchor":
                     checkpoints.save(algo, _score(line, recipe))
     if begins:
         algo.save_model(run.anchored_model)
@@ -262,9 +202,9 @@ def _iterate(
             line = _iteration(algo, run, checkpoints)
             _write_rollouts(algo, run, titles)
             progress.advance(note=_note(line))
-            if every and algo.training_iteration % every == 0:
+            if is_due():
                 checkpoints.save(algo, _score(line, recipe))
-    if line and (not every or algo.training_iteration % every):
+    if line and not is_due():
         checkpoints.save(algo, _score(line, recipe))
     algo.save_model(run.model)
     console.print(f"trained model: {run.model}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from learners.weights import put_in_place
+from starec_ray.files import put_in_place
 
 
 def folder(path: Path, content: str) -> Path:
