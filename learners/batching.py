@@ -50,7 +50,7 @@ class Plan:
 
     micro_batches: tuple[MicroBatch, ...]
     component_tokens: dict[str, int]  # reply tokens to learn from, over all learners
-    tokens: int  # a prompt once for its group, and the replies; over all learners
+    tokens: int  # a prompt once in each micro-batch, and the replies; over all learners
 
 
 def plan(
@@ -77,7 +77,8 @@ def plan(
 
 
 def share_out(groups: Sequence[Group], world_size: int) -> list[list[Group]]:
-    """Groups for each learner, by longest processing time first: loads differ by one at most.
+    """Groups for each learner, by longest processing time first: loads differ by one group's
+    width at most.
 
     Graham, Bounds on Multiprocessing Timing Anomalies (1969).
     """
@@ -93,7 +94,7 @@ def share_out(groups: Sequence[Group], world_size: int) -> list[list[Group]]:
 def batch_groups(groups: Sequence[Group], micro_batch_tokens: int) -> list[list[Group]]:
     """Groups that share a micro-batch: the widest first, each into the first that has room.
 
-    First-fit decreasing takes at most 11/9 of the fewest micro-batches (Johnson 1973).
+    First-fit decreasing takes at most 11/9 of the fewest micro-batches, and four (Johnson 1973).
     """
     batches: list[list[Group]] = []
     room: list[int] = []

@@ -104,9 +104,9 @@ class STARec(Algorithm):
         except IndexError as error:  # RLlib asks the first of no healthy env runners
             assert self.env_runner_group
             runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
-            fault = runners.start_fault()
+            cause = runners.start_fault()
             runners.stop()
-            raise STARecError(f"an env runner could not start: {fault}") from error
+            raise STARecError(f"an env runner could not start: {cause}") from error
         assert self.env_runner_group is not None and self.learner_group is not None
         self.runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
         self.learners = LearnerCalls(self.learner_group, config.update_timeout_s, self.failures)
@@ -390,7 +390,7 @@ class STARec(Algorithm):
         return saved
 
     def restore_from_path(self, path: str | Path, **kwargs: Any) -> None:
-        """Goes on from `save_to_path`: weights, optimiser, anchor, order of the cases.
+        """Goes on from `save_to_path`: weights, optimiser, anchor, counters.
 
         Learners that were lost (`LearnersLostError`) are started again first.
 

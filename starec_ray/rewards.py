@@ -49,7 +49,7 @@ REWARD_SHAPES: dict[str, Callable[[ArrayLike], Rewards]] = {
 
 
 def group_advantages(rewards: ArrayLike, groups: ArrayLike) -> Rewards:
-    """GRPO's advantages: (reward - mean) / std of its group (DeepSeekMath, 2402.03300, eq. 4.1).
+    """GRPO's advantages: (reward - mean) / std of its group (DeepSeekMath, 2402.03300, 4.1.2).
 
     Args:
         rewards: float [rollouts].

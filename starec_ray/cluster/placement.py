@@ -130,5 +130,5 @@ def shortage(bundles: Sequence[Mapping[str, float]]) -> str:
     )
     return (
         f"wanted: {', '.join(f'{name} {amount:g}' for name, amount in wanted.items())}; "
-        f"there: {has}; missing: {lacks or 'nothing in sum'}"
+        f"there: {has}; missing: {lacks or 'nothing in sum, but room on one node'}"
     )

@@ -206,16 +206,21 @@ def _check_numbers(config: Any) -> None:
 def _check_training(config: Any) -> None:
     if config.anchor_epochs > 0 and config.num_traces == 0:
         raise _wrong(
-            config, "num_traces", "nothing is left to learn in anchor_epochs: set it to 0."
+            config,
+            "num_traces",
+            "nothing is left to learn: raise it, or set anchor_epochs to 0.",
         )
     if config.max_kl > 0 and config.kl_coeff == 0:
-        raise _wrong(config, "max_kl", "with kl_coeff 0 there is no anchor to measure the KL to.")
+        raise _wrong(
+            config, "max_kl", "with kl_coeff 0 no KL is measured: raise that, or set it to 0."
+        )
     for field in ("max_rank_tokens", "max_reflect_tokens"):
         if getattr(config, field) >= config.max_model_len:
             raise _wrong(
                 config,
                 field,
-                f"prompt and reply share a window of {config.max_model_len} (max_model_len).",
+                f"prompt and reply share a window of {config.max_model_len}: lower it, or raise "
+                "max_model_len.",
             )
 
 
@@ -238,9 +243,13 @@ def _check_mappings(config: Any) -> None:
 def _check_actors(config: Any) -> None:
     of_learner, of_runner = config.num_gpus_per_learner, config.num_gpus_per_env_runner
     if config.weight_transfer == "nccl" and min(of_learner, of_runner) < 1:
-        raise _wrong(config, "weight_transfer", "each learner and each runner needs a GPU for it.")
+        raise _wrong(
+            config,
+            "weight_transfer",
+            "it takes a GPU for each learner and each runner: give them one, or take object_store.",
+        )
     if config.weight_transfer == "gloo" and max(of_learner, of_runner) > 0:
-        raise _wrong(config, "weight_transfer", "between GPUs it is nccl.")
+        raise _wrong(config, "weight_transfer", "it is for CPUs: between GPUs take nccl.")
     if config.max_staleness > 0 and config.weight_transfer != "object_store":
         raise _wrong(
             config,
@@ -252,19 +261,21 @@ def _check_actors(config: Any) -> None:
         raise _wrong(
             config,
             "sleep_while_learning",
-            "with max_staleness above 0 the engines sample while the learners learn.",
+            "with max_staleness above 0 the engines sample while the learners learn: lower that "
+            "to 0, or set this to false.",
         )
     if of_learner > 0 and of_runner > 0 and config.num_learners == 0:
         raise _wrong(
             config,
             "num_learners",
-            "the driver's own learner would take a GPU that Ray gives to an env runner: 1 or more.",
+            "the driver's own learner would take a GPU that Ray gives to an env runner: it must be "
+            "1 or more.",
         )
     if 0 < of_runner < 1 and config.gpu_memory_utilization > of_runner:
         raise _wrong(
             config,
             "gpu_memory_utilization",
-            f"a runner has {of_runner} of a GPU (num_gpus_per_env_runner): no more than that.",
+            f"a runner has {of_runner} of a GPU (num_gpus_per_env_runner): it may be no more.",
         )
     # What keeps two apart is an engine beside each.
     apart = config.num_env_runners if fits_beside_an_engine(config) else 1
@@ -286,7 +297,8 @@ def _check_actors(config: Any) -> None:
         raise _wrong(
             config,
             "tensor_parallel_size",
-            f"a runner has {of_runner} GPUs: each is one of its parts.",
+            f"a runner has {of_runner:g} GPUs, each of which takes one part: it must be "
+            f"{max(1, of_runner):g}.",
         )
 
 

@@ -52,16 +52,16 @@ class Collector:
     dataset: Dataset
     runners: RunnerPool
     reward_group: RewardGroup
-    cases: CaseOrder
+    order: CaseOrder
 
     def collect(self, number: int) -> Batch:
         """The rollouts of iteration `number` (0 …), by the weights that the runners hold."""
         config, clock, ledger = self.config, Clock({}), Ledger()
+        each = config.cases_per_iteration
         seed = config.seed + 10 * SEED_STEP * (number + 1)
-        self.cases.taken = number * config.cases_per_iteration
         tasks = [
             RankTask(case_id, self.agent.initial_summary(case_id))
-            for case_id in self.cases.take(config.cases_per_iteration)
+            for case_id in self.order.cases(number * each, each)
         ]
         ranked = self._sample(clock, ledger, "rank", tasks, config.group_size, seed)
         with clock("score"):

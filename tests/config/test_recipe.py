@@ -64,7 +64,7 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
             {"anchor": {"held_out_trace_share": 1.0}},
             "held_out_trace_share is 1.0; it must be 0 or more and below 1",
         ),
-        ({"model": {"max_rank_tokens": 2048}}, r"max_rank_tokens is 2048.*2048 \(max_model_len"),
+        ({"model": {"max_rank_tokens": 2048}}, "max_rank_tokens is 2048.*window of 2048: lower it"),
         ({"run": {"ray": {"foo": 1}}}, "run.ray has foo"),
         ({"run": {"ray": {"num_cpu": 1}}}, "num_cpu, .*did you mean 'num_cpus'"),
         ({"run": {"ray": {"num_cpus": math.nan}}}, "run.ray.num_cpus is nan"),
