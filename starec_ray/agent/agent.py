@@ -16,7 +16,7 @@ from starec_ray.data.dataset import Case, Dataset
 from starec_ray.errors import ConfigError
 
 CountTokens = Callable[[Messages], int]
-PROMPTS_COUNTED = 20  # the longest by characters, for by tokens another one may be the longest
+PROMPTS_COUNTED = 20  # of the longest ones by each guess, for by tokens another may be the longest
 WORD = re.compile(r"[^\W_]{2}")
 # "# Summary", "**Summary**", "Here is the new summary:".
 HEADING = re.compile(r"#{1,6}\s.*|.*:[*_]*|(\*\*|__)[^*_]*\1")
@@ -126,10 +126,13 @@ class Agent:
             ConfigError: if one of them doesn't fit.
         """
 
-        def characters(case_id: str) -> int:
-            return sum(len(message["content"]) for message in self.shortest_prompt(case_id))
-
-        for case_id in heapq.nlargest(PROMPTS_COUNTED, case_ids, key=characters):
+        texts = {c: "".join(m["content"] for m in self.shortest_prompt(c)) for c in case_ids}
+        likely = {
+            case_id
+            for guess in (len, _most_tokens)
+            for case_id in heapq.nlargest(PROMPTS_COUNTED, texts, key=lambda c: guess(texts[c]))
+        }
+        for case_id in sorted(likely):
             shown = tuple(item.item_id for item in self.dataset.case(case_id).candidates)
             # Of a short list the reflection is the longer one.
             for task in (RankTask(case_id, ""), ReflectTask(case_id, "", shown, shown[0])):
@@ -194,6 +197,12 @@ class Agent:
         place = {item.item_id: index for index, item in enumerate(case.candidates)}
         predicted = [place[item_id] for item_id in task.predicted]
         return self.writer.reflect(memory, case.candidates, predicted, place[task.chosen])
+
+
+def _most_tokens(text: str) -> float:
+    """A guess for tokenizers that know one script: a token for each byte of the others."""
+    ascii_characters = len(text.encode("ascii", "ignore"))
+    return ascii_characters / 4 + len(text.encode()) - ascii_characters
 
 
 def split_rationale(reply: str) -> tuple[str, str]:

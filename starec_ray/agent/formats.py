@@ -18,7 +18,9 @@ MAX_REPLY = 20_000  # characters read of one reply
 # What models put around a name (bullets, emphasis, quotes), and behind its number in a list.
 OPENING = "*-–—•#_`\"'“”„‟«»‹›‘’‚《「『"
 CLOSING = "*_`\"'“”„‟«»‹›‘’‚》」』"
-NUMBERED = r"[^\S\n]*[*\-#_]*[^\S\n]*\d{1,3}[^\S\n]*(?:\\?[.):．、]|[-–—](?=\s))"
+# Possessive: of a long run of spaces each would try every split again.
+NUMBERED = r"[^\S\n]*+[*\-#_]*+[^\S\n]*+\d{1,3}[^\S\n]*+(?:\\?[.):．、]|[-–—](?=\s))"
+_BETWEEN = (",", ";", ">", "|")  # the names of a list that stands on one line
 TOP_GRADE = 9
 GRADES = tuple(str(grade) for grade in range(TOP_GRADE + 1))
 
@@ -196,20 +198,27 @@ class TitlesFormat(ReplyFormat):
 
     def read(self, reply: str, candidates: Sequence[Item]) -> Reading:
         names = [folded(name) for name in self.names(candidates)]
+        plain = [_unaccented(name) for name in names]
         order: list[int] = []
         repeated = invented = 0
         for line in folded(reply[:MAX_REPLY]).splitlines():
-            unnumbered = re.sub(f"^{NUMBERED}", "", line)
-            if not any(map(str.isalnum, unnumbered)):
+            entry = re.sub(f"^{NUMBERED}", "", line)
+            if not any(map(str.isalnum, entry)):
                 continue
-            meant = _meant(unnumbered, names) or _meant(line, names)
-            free = [index for index in meant if index not in order]
-            if free:
-                order.append(free[0])
-            elif meant:
-                repeated += 1
-            else:
+            meant, rest = _meant(entry, names)
+            if not meant:
+                meant, rest = _meant(line, names)
+            if not meant:
+                meant, rest = _meant(_unaccented(entry), plain)
+            if not meant:
                 invented += 1
+            while meant:  # the names of a line, if it is a list itself
+                free = [index for index in meant if index not in order]
+                if free:
+                    order.append(free[0])
+                else:
+                    repeated += 1
+                meant, rest = _meant(rest[1:], names) if rest[:1] in _BETWEEN else ([], "")
         return _completed(order, len(candidates), repeated, invented)
 
 
@@ -247,8 +256,9 @@ def _unaccented(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(kept))
 
 
-def _meant(entry: str, names: Sequence[str]) -> list[int]:
-    """The names that an entry begins with, the longest of them; there may be marks before it.
+def _meant(entry: str, names: Sequence[str]) -> tuple[list[int], str]:
+    """The names that an entry begins with, the longest of them, and what stands behind; there may
+    be marks before it.
 
     A name that has marks of its own is taken with them first: "#Alive" beside "Alive".
     """
@@ -257,7 +267,8 @@ def _meant(entry: str, names: Sequence[str]) -> list[int]:
     alike = [index for index, (_, own) in enumerate(known) if _begins_with(text, own)]
     meant = [index for index in alike if marks.endswith(known[index][0])] or alike
     longest = max((len(names[index]) for index in meant), default=0)
-    return [index for index in meant if len(names[index]) == longest]
+    meant = [index for index in meant if len(names[index]) == longest]
+    return meant, text[len(known[meant[0]][1]) :].lstrip(f" \t{CLOSING}") if meant else ""
 
 
 def _marks_and_text(text: str) -> tuple[str, str]:
@@ -268,8 +279,11 @@ def _marks_and_text(text: str) -> tuple[str, str]:
 
 def _begins_with(text: str, name: str) -> bool:
     """True if `text` begins with `name` and no word goes on with it: "Rocky" begins "Rocky - a
-    classic", and neither "Rockys" nor "Rocky IV"."""
-    return text.startswith(name) and not text[len(name) :].lstrip()[:1].isalnum()
+    classic", and neither "Rockys" nor "Rocky IV" nor "Rocky & Co"."""
+    if not text.startswith(name):
+        return False
+    behind = text[len(name) :].lstrip()[:1]
+    return not behind.isalnum() and behind not in ("&", "+")
 
 
 def _completed(order: list[int], n: int, repeated: int, invented: int) -> Reading:

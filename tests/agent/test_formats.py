@@ -88,10 +88,11 @@ def test_a_list_of_titles_is_whole_until_a_line_is_lost_or_said_twice(order, at)
     assert (twice.missing, twice.repeated, twice.order) == (0, 1, tuple(order))
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_huge_reply_is_read_in_bounded_time(name):
-    reading = FORMATS[name].read("Star 7 " * MAX_REPLY, FILMS)
-    assert not reading.whole
+@pytest.mark.parametrize("reply", ["Star 7 " * MAX_REPLY, "a\n" + " " * (MAX_REPLY - 10) + "b"])
+def test_a_huge_reply_is_read_in_bounded_time(name, reply):
+    assert not FORMATS[name].read(reply, FILMS).whole
 
 
 def test_grades_are_read_in_spite_of_spaces_colons_and_full_titles():
@@ -169,6 +170,33 @@ def test_an_invented_sequel_is_not_the_candidate_that_it_begins_with():
     candidates = [item("a", "Jaws"), item("b", "Rocky"), item("c", "Heat")]
     reading = FORMATS["titles"].read("1. Jaws 3-D\n2. Rocky IV\n3. Heat and Dust", candidates)
     assert (reading.missing, reading.invented) == (3, 3)
+
+
+def test_a_name_that_goes_on_with_a_sign_is_another_one():
+    candidates = [item("a", "Batman"), item("b", "Heat")]
+    reading = FORMATS["titles"].read("1. Batman & Robin\n2. Heat", candidates)
+    assert (reading.missing, reading.invented) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "order", "repeated"),
+    [
+        ("1. Heat, Alien, It", (1, 0, 2), 0),
+        ("**Heat**; It | Alien | Heat", (1, 2, 0), 1),
+        ("1. Alien, Heat\n2. Heat\n3. It", (0, 1, 2), 1),
+        ("1. Alien, it has claws\n2. Heat\n3. It", (0, 1, 2), 0),
+    ],
+)
+def test_the_names_of_a_line_count_each(reply, order, repeated):
+    candidates = [item("a", "Alien"), item("b", "Heat"), item("c", "It")]
+    reading = FORMATS["titles"].read(reply, candidates)
+    assert (reading.order, reading.repeated) == (order, repeated)
+
+
+def test_titles_are_understood_without_their_accents_where_that_names_one():
+    candidates = [item("a", "Été"), item("b", "Ete"), item("c", "Amélie")]
+    reading = FORMATS["titles"].read("1. Amelie\n2. Ete\n3. Été", candidates)
+    assert reading.whole and reading.order == (2, 1, 0)
 
 
 @pytest.mark.parametrize(

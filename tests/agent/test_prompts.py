@@ -158,6 +158,29 @@ def test_all_that_can_not_be_shed_is_known_to_fit_or_told():
         agent(window=bare + 49).check_room(["u/0"], words)
 
 
+class ManyCases(OneCase):
+    """Thirty users whose candidates have long titles, and one whose few letters are many tokens."""
+
+    def case(self, case_id: str) -> Case:
+        title = "千と千尋の神隠し" if case_id == "u/30" else "A long story of many English words"
+        items = tuple(replace(item, title=f"{title} {item.item_id}") for item in ITEMS)
+        return replace(self._case, case_id=case_id, candidates=items)
+
+
+def test_a_prompt_of_fewer_letters_and_more_tokens_is_known_not_to_fit():
+    def tokens(messages) -> int:  # as a tokenizer counts that knows English alone
+        text = " ".join(message["content"] for message in messages)
+        return sum(1 if word.isascii() else len(word.encode()) for word in text.split())
+
+    mine = Agent(ManyCases(), agent().writer, 5, 10_000, constrained=False)
+    cases = [f"u/{number}" for number in range(31)]
+    shortest = {case_id: tokens(mine.shortest_prompt(case_id)) for case_id in cases}
+    assert shortest["u/30"] > 50 + shortest["u/0"]
+    mine.max_prompt_tokens = shortest["u/30"] - 1
+    with pytest.raises(ConfigError, match="case u/30: "):
+        mine.check_room(cases, tokens)
+
+
 def test_candidates_that_do_not_fit_are_an_error_that_names_the_case():
     with pytest.raises(ConfigError, match=r"case u/0.*max_model_len"):
         agent(window=60).prompt(RankTask("u/0", ""), words)

@@ -14,9 +14,11 @@ from starec_ray.errors import ConfigError
 from starec_ray.models.resolve import (
     check_chat_template,
     check_same_shape,
+    load_tokenizer,
     resolve_dtype,
     resolve_model,
 )
+from starec_ray.models.tokens import prompt_ids
 
 WEIGHTS = "model.safetensors"
 
@@ -79,6 +81,26 @@ def test_a_folder_without_a_tokenizer_says_which_files_it_wants(model):
 def test_a_tokenizer_without_a_chat_template_is_refused(model):
     (model / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="no chat template; take an instruct model"):
+        check_chat_template(str(model))
+
+
+REFUSES = "{% if messages[0]['role'] == 'ROLE' %}{{ raise_exception('not supported') }}{% endif %}"
+WRITES = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
+
+
+def test_a_model_without_system_messages_is_told_in_the_users_first(model):
+    (model / "chat_template.jinja").write_text(REFUSES.replace("ROLE", "system") + WRITES)
+    check_chat_template(str(model))
+    tokenizer = load_tokenizer(str(model))
+    asked = [{"role": "system", "content": "Rank."}, {"role": "user", "content": "Films"}]
+    assert tokenizer.decode(prompt_ids(tokenizer, asked)) == "[Rank.\n\nFilms]"
+    answered = [*asked, {"role": "assistant", "content": "no"}]
+    assert tokenizer.decode(prompt_ids(tokenizer, answered)) == "[Rank.\n\nFilms][no]"
+
+
+def test_a_chat_template_that_takes_no_user_message_is_refused(model):
+    (model / "chat_template.jinja").write_text(REFUSES.replace("ROLE", "user") + WRITES)
+    with pytest.raises(ConfigError, match=r"can't write a conversation .*\(not supported\)"):
         check_chat_template(str(model))
 
 
