@@ -50,13 +50,13 @@ COUNTERS = "counters.json"
 OPTIMIZER = "optimizer"
 
 
-def lr_at(lr: float | Sequence[Sequence[float]], step: int) -> float:
-    """The learning rate of an optimiser step (1 …): a number, or [[step, value], …] with straight
-    lines between, the first and the last value beyond them."""
+def lr_at(lr: float | Sequence[Sequence[float]], steps: int) -> float:
+    """The learning rate after so many optimiser steps (0 …): a number, or [[steps, value], …] with
+    straight lines between, and the last value beyond them."""
     if isinstance(lr, int | float):
         return lr
-    steps, values = zip(*lr, strict=True)
-    return float(np.interp(step, steps, values))
+    places, values = zip(*lr, strict=True)
+    return float(np.interp(steps, places, values))
 
 
 class Publisher(Protocol):
@@ -364,9 +364,9 @@ class DeepSpeedLearner(TorchLearner):
 
     def _set_learning_rate(self, objective: str) -> float:
         """Linear warm-up from the stage's start, then what the configuration says."""
-        step = self.counters["stage_steps"] + 1
-        lr = self.config.anchor_lr if objective == "anchor" else lr_at(self.config.lr, step)
-        lr *= min(1.0, step / max(1, self.config.warmup_steps))
+        steps = self.counters["stage_steps"]  # done
+        lr = self.config.anchor_lr if objective == "anchor" else lr_at(self.config.lr, steps)
+        lr *= min(1.0, (steps + 1) / max(1, self.config.warmup_steps))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         return lr

@@ -7,18 +7,14 @@ GRPO iteration of stage two: rank, feedback, reflect, rank again, update.
 import functools
 import json
 import math
-import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import psutil
 import pyarrow as pa
-from pyarrow.fs import LocalFileSystem
-from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.utils import make_callback
 from ray.tune import PlacementGroupFactory
 
 from actors.reward_group import RewardGroup
@@ -41,15 +37,17 @@ from starec_ray.config.identity import identity
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError, STARecError, StorageError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
+from starec_ray.files import local_path
 from starec_ray.models.resolve import load_tokenizer
+from starec_ray.rllib_algorithm import RLlibAlgorithm
 from starec_ray.rollouts.case_order import CaseOrder
 from starec_ray.rollouts.collect import Clock, Collector
 from starec_ray.rollouts.ledger import Ledger
 from starec_ray.rollouts.queue import RolloutQueue
 from starec_ray.rollouts.sampling import RunnerPool
-from starec_ray.run_dir import BEST_EPOCH  # in the shared folder, and in checkpoints
 from starec_ray.training.alarms import Alarms
 from starec_ray.training.anchor import AnchorData
+from starec_ray.training.best_epoch import BestEpoch
 from starec_ray.training.learner_calls import LearnerCalls
 from starec_ray.training.parallel_start import ParallelLearnerStart
 from starec_ray.training.traces import gather_traces, trace_files
@@ -57,7 +55,7 @@ from starec_ray.training.traces import gather_traces, trace_files
 MODEL = "model"  # a folder of a trial's checkpoint
 
 
-class STARec(Algorithm):
+class STARec(RLlibAlgorithm):
     """Trains slow-thinking recommender agents. See `STARecConfig` for what can be set."""
 
     config: STARecConfig
@@ -71,10 +69,6 @@ class STARec(Algorithm):
         """A trial's place, of fields that nobody has checked: where they can't be, the trial fails
         and tells the cause. An error here would end all of the sweep."""
         return trial_place(cls.get_default_config().update_from_dict(config))
-
-    def __repr__(self) -> str:
-        """RLlib's, which hides the cause where a trial fails for its configuration."""
-        return super().__repr__() if self.config else type(self).__name__
 
     def setup(self, config: STARecConfig) -> None:  # type: ignore[override]
         """Starts Ray, unless it runs, env runners and learners (RLlib), reward actors, and the
@@ -126,13 +120,14 @@ class STARec(Algorithm):
         self.anchored = False  # stage one is over, and the anchor frozen
         self.anchor_updates_done = 0
         self.iterations_done = 0  # of stage two
-        self.best_epoch_score = -math.inf  # of stage one
+        self.best_epoch = BestEpoch(self.learners, lambda: self.shared_folder)
         self.weight_version = -1  # of the weights that were published last
         self.latest_rollouts: pa.Table | None = None  # what the run directory keeps
         self.latest_update: pa.Table | None = None  # the batch that the learners had last
         self.ledger = Ledger()
         self.alarms = Alarms(config)
         self.report: dict[str, Any] = {}
+        self._logged: set[str] = set()  # keys of reports so far
         self._first_state = self.get_state()
         self._sync_weights()
 
@@ -147,7 +142,11 @@ class STARec(Algorithm):
     def step(self) -> dict[str, Any]:
         """RLlib's: an iteration, and the evaluation that is due after it."""
         with self.learners.answering_for_weights():
-            return super().step()
+            result = super().step()
+        # RLlib repeats what other iterations, of the other stage too, have logged.
+        foreign = self._logged - self.report.keys()
+        nested = {key: value for key, value in self.report.items() if isinstance(value, dict)}
+        return {key: value for key, value in result.items() if key not in foreign} | nested
 
     def training_step(self) -> None:
         """One iteration of the stage that the run is in; results go to `self.metrics`."""
@@ -167,6 +166,7 @@ class STARec(Algorithm):
         assert self.metrics
         for key, value in self.report.items():
             if isinstance(value, int | float):
+                self._logged.add(key)
                 self.metrics.log_value(key, value, window=1)
 
     def _anchor(self) -> None:
@@ -203,16 +203,11 @@ class STARec(Algorithm):
         chosen_by = len(self.anchor_data.held_out) or config.anchor_validation_cases
         if config.anchor_epochs == 1 or not chosen_by:
             return  # nothing to choose from, or nothing to choose by: the last epoch it is
-        best = self._best_epoch
-        if score > self.best_epoch_score:  # never of one that isn't a number
-            self.best_epoch_score = score
-            self.learners("save_checkpoint", str(best))
-        elif self.stage == "reinforce" and best.exists():
-            # Skipped steps are counted over all epochs.
-            self.learners("load_checkpoint", str(best), keeping=["skipped_steps"])
-            self._sync_weights()
+        is_best = self.best_epoch.offer(score)
         if self.stage == "reinforce":
-            shutil.rmtree(best, ignore_errors=True)
+            if not is_best and self.best_epoch.take_back():
+                self._sync_weights()
+            self.best_epoch.clear()
 
     def _reinforce(self) -> None:
         """Stage two: GRPO on the rollouts of an iteration (`starec_ray.rollouts.collect`)."""
@@ -322,6 +317,12 @@ class STARec(Algorithm):
         Returns:
             {split: {"ndcg@10": …, "mrr": …, …, "malformed_rate": …}}, fractions 0 … 1.
         """
+        make_callback(
+            "on_evaluate_start",
+            self.callbacks,
+            self.config.callbacks_on_evaluate_start,
+            kwargs={"algorithm": self, "metrics_logger": self.metrics},
+        )
         self.rollout_queue.settle()
         result = evaluate_agent(
             self.runners,
@@ -335,17 +336,25 @@ class STARec(Algorithm):
             seed=self.config.seed,
         )
         means = {name: float(values.mean()) for name, values in result.metrics().items()}
-        return {split: means | result.malformed_rates()}
+        metrics = {split: means | result.malformed_rates()}
+        make_callback(
+            "on_evaluate_end",
+            self.callbacks,
+            self.config.callbacks_on_evaluate_end,
+            kwargs={
+                "algorithm": self,
+                "metrics_logger": self.metrics,
+                "evaluation_metrics": metrics,
+            },
+        )
+        return metrics
 
     # --- saving ------------------------------------------------------------------------------
 
     def save_model(self, folder: str | Path) -> None:
         """Writes the model of now as safetensors with its tokenizer."""
+        folder = local_path(folder)
         self.learners("save_model", str(folder))
-
-    def get_checkpointable_components(self) -> list:
-        """None of RLlib's: the learners write their own shards (`save_to_path`)."""
-        return []
 
     def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state without the weights, and how far the run is."""
@@ -354,19 +363,19 @@ class STARec(Algorithm):
             "training_iteration": self.training_iteration,
             "anchored": self.anchored,
             "anchor_updates_done": self.anchor_updates_done,
-            "best_epoch_score": self.best_epoch_score,
+            "best_epoch_score": self.best_epoch.score,
             "iterations_done": self.iterations_done,
             "ledger": self.ledger.state(),
             "weight_version": self.weight_version,
             "identity": self.identity,
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def _set_progress(self, state: dict[str, Any]) -> None:
         dropped = self.rollout_queue.forget()
         self._iteration = state["training_iteration"]
         self.anchored = state["anchored"]
         self.anchor_updates_done = state["anchor_updates_done"]
-        self.best_epoch_score = state["best_epoch_score"]
+        self.best_epoch.score = state["best_epoch_score"]
         self.iterations_done = state["iterations_done"]
         self.ledger = Ledger.from_state(state["ledger"])
         self.ledger.add(dropped)
@@ -376,15 +385,14 @@ class STARec(Algorithm):
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         """RLlib's checkpoint folder with the learners' shards (all ranks) beside it, and last a
         manifest of all that is in the folder."""
-        saved = super().save_to_path(path and Path(path).absolute(), **kwargs)
+        saved = super().save_to_path(path and local_path(path).absolute(), **kwargs)
         self.learners("save_checkpoint", str(Path(saved) / LEARNERS))
         if not (Path(saved) / LEARNERS).is_dir():
             raise StorageError(
                 f"{saved} is another folder here than for the learners, which have written into "
                 "theirs: keep runs on storage that all nodes share."
             )
-        if self._best_epoch.exists():
-            shutil.copytree(self._best_epoch, Path(saved) / BEST_EPOCH, dirs_exist_ok=True)
+        self.best_epoch.save(Path(saved))
         (Path(saved) / PROGRESS).write_text(json.dumps(self.get_state(), indent=1))
         write_manifest(Path(saved))
         return saved
@@ -397,17 +405,15 @@ class STARec(Algorithm):
         Raises:
             ConfigError: it isn't as it was written, or is of another model.
         """
-        if found := fault(Path(path)):
+        if found := fault(local_path(path)):
             raise ConfigError(f"{path} is not as it was written: {found}. Take another one.")
         dropped = self.rollout_queue.forget()  # before the learners: their weights are gone
         if self.learners.lost:
             self._rebuild_learners()
-        self.set_state(progress_of(Path(path)))
+        self._set_progress(progress_of(Path(path)))
         self.ledger.add(dropped)
         self.learners("load_checkpoint", str(Path(path) / LEARNERS))
-        shutil.rmtree(self._best_epoch, ignore_errors=True)
-        if (best := Path(path) / BEST_EPOCH).exists():
-            shutil.copytree(best, self._best_epoch)
+        self.best_epoch.restore(Path(path))
         self._sync_weights()
         self.learners.back()
 
@@ -415,53 +421,20 @@ class STARec(Algorithm):
         """Goes back to the beginning, with new learners."""
         dropped = self.rollout_queue.forget()
         self._rebuild_learners()
-        self.set_state(self._first_state)
+        self._set_progress(self._first_state)
         self.ledger.add(dropped)
-        shutil.rmtree(self._best_epoch, ignore_errors=True)
+        self.best_epoch.clear()
         self._sync_weights()
         self.learners.back()
-
-    @property
-    def _best_epoch(self) -> Path:
-        return self.shared_folder / BEST_EPOCH
-
-    def _shared_folder(self) -> Path:
-        """Where all learners, on whichever nodes, can keep something for a while: a trial's folder
-        in Tune's storage, else RLlib's `logdir`, which is this machine's own. Whoever runs learners
-        on several nodes sets `shared_folder` to storage that all of them see, as `train` does."""
-        storage = getattr(self, "_storage", None)
-        if storage and isinstance(storage.storage_filesystem, LocalFileSystem):
-            return Path(storage.trial_fs_path)
-        return Path(self.logdir)
 
     def _rebuild_learners(self) -> None:
         self.learner_group = self.learners.rebuild()
         self.transfer = weight_transfer(self.config)  # the old one's sender is gone
 
-    def save(self, checkpoint_dir: str | None = None) -> Any:
-        """Tune's way to `save_checkpoint`; it names no folder, and Ray would take one of this
-        machine alone, where learners on other nodes have no part."""
-        if checkpoint_dir or not self._storage:
-            return super().save(checkpoint_dir)
-        with TemporaryDirectory(prefix=".saving-", dir=self.shared_folder) as folder:
-            return super().save(folder)
-
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune's checkpoint of a trial: `save_to_path`, and the model as `save_model` writes it."""
         self.save_model(Path(checkpoint_dir) / MODEL)
         super().save_checkpoint(checkpoint_dir)
-
-    @classmethod
-    def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:
-        """No: the env runners that sample evaluate too, between two iterations."""
-        return False
-
-    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Nothing to do: `RunnerPool` brings runners back, with the current weights.
-
-        RLlib would ask the learners for a module that env runners don't have.
-        """
-        return []
 
     def cleanup(self) -> None:
         if hasattr(self, "failures"):

@@ -50,11 +50,17 @@ def algo(small_world, tiny_model, tmp_path_factory, ray_cluster):
         traces,
         model={"constrained_decoding": True},
         # Then steps that no rounding turns into another run.
-        training={"lr": [[0, 2e-3], [ITERATIONS, 2e-3], [ITERATIONS + 1, 2e-4]]},
+        training={"lr": [[0, 2e-3], [ITERATIONS - 1, 2e-3], [ITERATIONS, 2e-4]]},
         learners={"zero_stage": 3},
         env_runners={"weight_transfer": "gloo"},
     )
+    told = []  # by RLlib's callbacks
+    recipe.config.callbacks(
+        on_evaluate_start=lambda **given: told.append("start"),
+        on_evaluate_end=lambda evaluation_metrics, **given: told.append(evaluation_metrics),
+    )
     algo = recipe.config.resolve().build_algo()
+    algo.told = told
     try:
         algo.untrained = algo.evaluate(limit=4)["validation"]
         while algo.stage == "anchor":
@@ -76,14 +82,18 @@ def test_learners_start_while_the_env_runners_do(algo):
 def test_the_reward_rises_and_rankings_are_better_than_the_untrained_ones(algo):
     lines = []
     for _ in range(ITERATIONS):
-        algo.train()
+        result = algo.train()
         lines.append(algo.report)
+        assert result["rank/reward"] == algo.report["rank/reward"]
+        assert "traces_too_long" not in result  # stage one's
     assert lines[-1]["rank/reward"] > lines[0]["rank/reward"] + 0.1
     for line in lines:
         assert line["stage"] == "reinforce" and line["rank/malformed"] == 0
         assert line["ratio_mean"] == pytest.approx(1.0, abs=0.05)
         assert line["kl"] >= 0 and line["reflect/reward"] >= -1
-    assert algo.evaluate(limit=4)["validation"]["ndcg@10"] > algo.untrained["ndcg@10"]
+    found = algo.evaluate(limit=4)
+    assert found["validation"]["ndcg@10"] > algo.untrained["ndcg@10"]
+    assert algo.told[-2:] == ["start", found]
 
 
 def test_broadcast_weights_are_exact_also_after_a_runner_was_lost_in_the_middle(

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from starec_ray.algorithm import STARec
+from starec_ray.config import STARecConfig
+from starec_ray.errors import ConfigError
+
 # Its env runner has no place, so that what it is told comes after Ray was started.
 SCRIPT = """
 import sys
@@ -21,6 +25,33 @@ data, model = sys.argv[1:]
     .build_algo()
 )
 """
+
+
+@pytest.mark.parametrize(
+    ("call", "instead"),
+    [
+        (lambda algo: algo.set_state({}), "save_to_path and restore_from_path"),
+        (lambda algo: algo.get_weights(), "save_model"),
+        (lambda algo: algo.set_weights({}), "restore_from_path"),
+        (lambda algo: algo.save_to_path("s3://bucket/saved"), "s3:.*no folder of this machine"),
+        (lambda algo: algo.restore_from_path("s3://bucket/saved"), "s3:.*no folder of this"),
+        (lambda algo: algo.save_model("s3://bucket/model"), "s3:.*no folder of this machine"),
+    ],
+)
+def test_what_rllib_has_and_this_has_not_says_what_to_do_instead(call, instead):
+    with pytest.raises(ConfigError, match=instead):
+        call(STARec.__new__(STARec))
+
+
+def test_a_dictionary_of_settings_may_hold_the_section_of_the_model():
+    config = STARecConfig().update_from_dict({"model": {"name": "tiny"}, "lr": 1e-3})
+    assert (config.model_name, config.lr) == ("tiny", 1e-3)
+    with pytest.raises(TypeError, match="nam"):
+        STARecConfig().update_from_dict({"model": {"nam": "tiny"}})
+
+
+def test_none_is_no_evaluation_during_training():
+    assert STARecConfig().evaluation(evaluation_interval=None).evaluation_interval == 0
 
 
 @pytest.mark.engine

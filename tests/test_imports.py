@@ -21,7 +21,7 @@ FLOORS = [
     {"actors", "learners"},
     {"training"},
     {"rollouts", "config", "distill"},
-    {"evaluation"},
+    {"evaluation", "rllib_algorithm"},
     {"algorithm"},
     {"jobs"},
     {"doctor", "tune"},

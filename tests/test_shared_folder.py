@@ -7,7 +7,8 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from starec_ray.algorithm import STARec
-from starec_ray.run_dir import RunDir
+from starec_ray.run_dir import BEST_EPOCH, RunDir
+from starec_ray.training.best_epoch import BestEpoch
 
 
 @pytest.fixture
@@ -16,7 +17,6 @@ def algo(tmp_path):
     algo = STARec.__new__(STARec)
     algo._logdir = str(tmp_path / "of this machine")
     algo._storage = None
-    algo.best_epoch_score = -1.0
     algo.report = {}
     algo.config = SimpleNamespace(anchor_validation_cases=0, anchor_epochs=3)
     algo.anchored, algo.anchor_updates_done = False, 2
@@ -29,6 +29,10 @@ def algo(tmp_path):
         return [{"nll": 0.5}]
 
     algo.learners, algo._sync_weights = learners, lambda: None
+    algo.best_epoch = BestEpoch(
+        lambda *args, **kwargs: algo.learners(*args, **kwargs), lambda: algo.shared_folder
+    )
+    algo.best_epoch.score = -1.0
     return algo
 
 
@@ -52,10 +56,11 @@ def test_where_the_last_epoch_can_not_be_measured_the_best_one_is_the_anchor(alg
 
     algo.learners, algo._sync_weights = learners, lambda: calls.append("sync")
     algo.anchor_updates_done = 3  # of three
-    algo._best_epoch.mkdir()
+    kept = tmp_path / BEST_EPOCH
+    kept.mkdir()
     algo._end_epoch()
     # The engines, which may share the learners' GPUs, wake when they get weights: after "nll".
-    assert calls == ["nll", "sync", "load_checkpoint", "sync"] and not algo._best_epoch.exists()
+    assert calls == ["nll", "sync", "load_checkpoint", "sync"] and not kept.exists()
     calls.clear()
     algo._end_epoch()  # where none was ever measured there is none to take
     assert calls == ["nll", "sync"]

@@ -86,6 +86,8 @@ def train(
     starec = sys.argv[0]
     plots = ["training.png"] + ["policies.png"] * loaded.run.evaluate
     more = [shlex.quote(o) for o in given if not o.split("=")[0].endswith("iterations")]
+    if not isinstance(lr := loaded.config.lr, int | float) and not lr[-1][1]:
+        more.append(f"training.lr={lr[0][1] / 10:g}")  # its schedule has come to its end
     again = " ".join([*more, f"run.iterations={2 * loaded.run.iterations}"])
     told = f"""
 Look at:  {", ".join(f"{run.path}/{plot}" for plot in plots)}

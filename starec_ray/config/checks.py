@@ -7,8 +7,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-
 from actors.weight_transfer.choice import WEIGHT_TRANSFERS
 from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.item_text import ATTRIBUTES
@@ -148,6 +146,11 @@ RLLIB_UNUSED = {
     "grad_clip_by": "grad_clip bounds the global norm",
     "gamma": "a ranking is one action, and earns its reward at once",
     "optimizer": "it is AdamW: lr, weight_decay and warmup_steps set it",
+    "min_time_s_per_iteration": "an iteration is one update",
+    "min_sample_timesteps_per_iteration": "an iteration has cases_per_iteration groups",
+    "min_train_timesteps_per_iteration": "an iteration has cases_per_iteration groups",
+    "custom_evaluation_function": "validation_cases are asked",
+    "create_local_env_runner": "num_env_runners says how many engines there are",
     "shuffle_batch_per_epoch": "an iteration's rollouts are learned from in one update",
     "num_aggregator_actors_per_learner": "the learners pack their batches themselves",
     "explore": "temperature says how sampling explores; evaluation is greedy",
@@ -178,7 +181,7 @@ def check_fields(config: Any) -> None:
 
 
 def _check_unused(config: Any) -> None:
-    defaults = AlgorithmConfig()
+    defaults = type(config)()
     for field, instead in RLLIB_UNUSED.items():
         if getattr(config, field) != getattr(defaults, field):
             name = field.lstrip("_")

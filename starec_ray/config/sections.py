@@ -162,6 +162,13 @@ class OwnSections(AlgorithmConfig):
             num_reward_actors=num_reward_actors,
         )
 
+    def update_from_dict(self, config_dict: dict) -> Self:
+        """RLlib's, in whose dictionaries "model" may hold keys of this section."""
+        given = {k: v for k, v in config_dict.items() if k != "model"}
+        own = {k: v for k, v in config_dict.get("model", {}).items() if k not in MODEL_DEFAULTS}
+        super().update_from_dict(given)
+        return self.set_model(**own)
+
     def _take(self, **given: Any) -> Self:
         for name, value in given.items():
             if value is not NotProvided:

@@ -299,7 +299,8 @@ class STARecConfig(OwnSections):
             validation_cases: validation users in each evaluation during training.
             **rllib: further arguments of RLlib's `evaluation()`.
         """
-        super().evaluation(evaluation_interval=evaluation_interval, **rllib)
+        never = evaluation_interval is None  # RLlib's word for it
+        super().evaluation(evaluation_interval=0 if never else evaluation_interval, **rllib)
         return self._take(validation_cases=validation_cases)
 
     def fault_tolerance(
@@ -421,10 +422,12 @@ class STARecConfig(OwnSections):
     def check_inputs(self) -> None:
         """Raises ConfigError where a file or folder of the configuration isn't there."""
         if not (Path(self.data_path) / "manifest.json").is_file():
+            folder = Path(self.data_path).absolute()
             raise ConfigError(
-                f"data path {self.data_path!r} isn't a prepared data folder (no manifest.json). "
-                f"Make it: starec data prepare SOURCE --out {shlex.quote(self.data_path)} (SOURCE: "
-                "synthetic, which needs no files, or one that `starec data prepare --help` lists)."
+                f"data path {self.data_path!r} isn't a prepared data folder (no manifest.json in "
+                f"{folder}). Make it: starec data prepare SOURCE --out "
+                f"{shlex.quote(self.data_path)} (SOURCE: synthetic, which needs no files, or one "
+                "that `starec data prepare --help` lists)."
             )
         for path in trace_files(self.traces):
             if not path.is_file():

@@ -75,6 +75,11 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
         ConfigError, DataError: what the run would stop at, first or at its end.
     """
     config, run = recipe.config, recipe.run
+    if run.iterations > (lasts := updates_until_zero(config.lr)):
+        raise ConfigError(
+            f"training.lr is 0 from iteration {lasts + 1:g} of stage two on, and run.iterations is "
+            f"{run.iterations}: lengthen the schedule, or take fewer iterations."
+        )
     if not dataset.case_ids("train"):
         raise DataError(f"{config.data_path} has no training cases.")
     reflects = run.iterations and config.reflect_share
@@ -100,6 +105,14 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     if Path(model).is_dir():  # otherwise it may not be fetched yet
         check_chat_template(model)
         check_room(config, agent, load_tokenizer(model), [s for s in asked if asked[s]])
+
+
+def updates_until_zero(lr: float | Sequence[Sequence[float]]) -> float:
+    """So many updates learn something before a schedule ends at 0; infinite if it doesn't."""
+    if isinstance(lr, int | float) or lr[-1][1]:
+        return math.inf
+    rising = [steps for steps, value in lr if value]
+    return next(steps for steps, _ in lr if not rising or steps > rising[-1])
 
 
 def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str]) -> None:

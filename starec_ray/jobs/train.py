@@ -158,7 +158,7 @@ def _go_back(algo: STARec, run: RunDir, checkpoint: Path | None, console: Consol
         algo.start_over()
     else:
         algo.restore_from_path(checkpoint)
-        if algo.stage == "reinforce":
+        if algo.stage == "reinforce" and algo.anchor_updates:
             bring_anchored_model(run, checkpoint)
     run.rewind(algo.training_iteration)
     place = checkpoint or "there was no checkpoint yet"
@@ -186,14 +186,15 @@ def _iterate(
 
     begins = algo.stage == "anchor" or not checkpoints.all()
     if algo.stage == "anchor":
-        with phase("anchor", algo.anchor_iterations) as progress:
+        with phase("anchor", algo.anchor_iterations - algo.training_iteration) as progress:
             while algo.stage == "anchor":
                 line = _iteration(algo, run, checkpoints)
                 progress.advance(note=_note(line))
                 if is_due() and algo.stage == "anchor":
                     checkpoints.save(algo, _score(line, recipe))
     if begins:
-        algo.save_model(run.anchored_model)
+        if algo.anchor_updates:  # else the anchor is the untrained model
+            algo.save_model(run.anchored_model)
         checkpoints.save(algo, _score(line, recipe))
         line = {}
     titles = {item.item_id: item.title for item in algo.dataset.items.values()}

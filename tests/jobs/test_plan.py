@@ -1,5 +1,6 @@
 """What is told before anything starts: a model's size, and what can't work."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from starec_ray.jobs.plan import (
     check_room,
     count_parameters,
     print_plan,
+    updates_until_zero,
 )
 from starec_ray.jobs.train import train
 from starec_ray.models.resolve import load_tokenizer
@@ -120,6 +122,28 @@ def test_where_the_hub_is_out_of_reach_the_name_tells_the_size(
     found, origin = count_parameters(name)
     assert found == parameters
     assert ("by its name" in origin) == bool(parameters)
+
+
+@pytest.mark.parametrize(
+    ("lr", "updates"),
+    [
+        (1e-5, math.inf),
+        ([[0, 1e-5], [5, 1e-6]], math.inf),
+        ([[0, 1e-5], [16, 1e-5], [28, 0.0]], 28),
+        ([[0, 0.0], [5, 1e-5], [10, 0.0], [20, 0.0]], 10),
+    ],
+)
+def test_a_schedule_that_ends_at_zero_teaches_until_then(lr, updates) -> None:
+    assert updates_until_zero(lr) == updates
+
+
+def test_iterations_that_would_learn_nothing_are_refused(small_world, tiny_model) -> None:
+    recipe = tiny_recipe(small_world, tiny_model, None, training={"lr": [[0, 1e-3], [3, 0.0]]})
+    recipe.run.iterations = 3
+    check_data(recipe, Dataset.load(small_world))
+    recipe.run.iterations = 4
+    with pytest.raises(ConfigError, match=r"0 from iteration 4 of stage two on.*iterations is 4"):
+        check_data(recipe, Dataset.load(small_world))
 
 
 def test_the_longest_reply_of_all_cases_is_what_has_to_have_room(small_world, tiny_model) -> None:

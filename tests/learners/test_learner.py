@@ -347,5 +347,6 @@ def test_a_model_that_is_not_there_is_an_error(tmp_path):
 
 def test_a_schedule_goes_in_straight_lines_and_stays_at_its_ends():
     schedule = [[0, 0.0], [10, 1.0], [20, 1.0], [30, 0.0]]
-    assert [lr_at(schedule, step) for step in (1, 5, 15, 25, 30, 99)] == [0.1, 0.5, 1, 0.5, 0, 0]
+    values = [lr_at(schedule, steps) for steps in (0, 1, 5, 15, 25, 30, 99)]
+    assert values == [0.0, 0.1, 0.5, 1, 0.5, 0, 0]
     assert lr_at(0.3, 7) == 0.3
