@@ -27,8 +27,13 @@ from starec_ray.rollouts.report import rollout_report
 from starec_ray.rollouts.sampling import RunnerPool
 from starec_ray.training import sequences
 
-# Tasks draw their seeds from one seed upwards: requests of one iteration keep this far apart.
+# Tasks draw their seeds from one seed upwards: requests of one iteration stay this far apart.
 SEED_STEP = 100_000
+
+
+def seed_of(run_seed: int, number: int) -> int:
+    """Of an iteration, below 2³²: neighbouring runs and iterations have nothing in common."""
+    return int(np.random.SeedSequence((run_seed, number)).generate_state(1)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Collector:
         """The rollouts of iteration `number` (0 …), by the weights that the runners hold."""
         config, clock, ledger = self.config, Clock({}), Ledger()
         each = config.cases_per_iteration
-        seed = config.seed + 10 * SEED_STEP * (number + 1)
+        seed = seed_of(config.seed, number)
         tasks = [
             RankTask(case_id, self.agent.initial_summary(case_id))
             for case_id in self.order.cases(number * each, each)
