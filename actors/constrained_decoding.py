@@ -20,11 +20,28 @@ class KeepToReplyForm(AdapterLogitsProcessor):
     def is_argmax_invariant(self) -> bool:
         return False
 
-    def new_req_logits_processor(
+    def new_req_logits_processor(  # type: ignore[override]
         self, params: SamplingParams
-    ) -> Callable[[Sequence[int], torch.Tensor], torch.Tensor] | None:
+    ) -> Callable[[Sequence[int]], list[int]] | None:
         form = (params.extra_args or {}).get(REPLY_FORM)
         return _Keeper(ReplyForm(**form)) if form else None
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """All requests at once: one by one each would wait for a copy to the GPU."""
+        kept: list[int] = []  # rows that have a form
+        rows: list[int] = []  # with `tokens`: what stays in them
+        tokens: list[int] = []
+        for row, allowed in self.req_info.items():
+            choices = allowed()
+            kept.append(row)
+            rows += [row] * len(choices)
+            tokens += choices
+        if kept:
+            forms, places = _at(logits.device, kept), _at(logits.device, rows, tokens)
+            values = logits[tuple(places)]
+            logits.index_fill_(0, forms[0], float("-inf"))
+            logits[tuple(places)] = values
+        return logits
 
 
 class _Keeper:
@@ -34,11 +51,14 @@ class _Keeper:
         self._cursor = form.start()
         self._seen = 0
 
-    def __call__(self, reply_ids: Sequence[int], logits_V: torch.Tensor) -> torch.Tensor:
+    def __call__(self, reply_ids: Sequence[int]) -> list[int]:
+        """The tokens that may come next."""
         for token in reply_ids[self._seen :]:
             self._cursor.take(token)
         self._seen = len(reply_ids)
-        choices = torch.tensor(self._cursor.choices(), device=logits_V.device)
-        kept_V = torch.full_like(logits_V, float("-inf"))
-        kept_V[choices] = logits_V[choices]
-        return kept_V
+        return self._cursor.choices()
+
+
+def _at(device: torch.device, *indices: list[int]) -> torch.Tensor:
+    """Index tensors, int64 [one each, places], copied without a wait."""
+    return torch.tensor(indices, pin_memory=device.type == "cuda").to(device, non_blocking=True)

@@ -24,6 +24,7 @@ from actors.weight_transfer.base import (
 )
 from starec_ray.errors import TransferError
 
+NCCL_MEETING_S = 300.0  # vLLM's own deadline for members that meet, which can't be set
 SLACK_S = 30.0  # a runner that hangs is found, and the group given up, before the learners are
 
 
@@ -103,6 +104,7 @@ class BroadcastTransfer(WeightTransfer):
         self._backend = backend
         self._workers = workers_per_runner
         self._timeout_s = timeout_s
+        self._patience_s = max(timeout_s, NCCL_MEETING_S) if backend == "nccl" else timeout_s
         self._group: Group | None = None
         self._layout: tuple[Layout, ...] = ()
 
@@ -139,7 +141,7 @@ class BroadcastTransfer(WeightTransfer):
                 "publish_weights",
                 version,
                 publisher,
-                timeout_s=self._timeout_s + SLACK_S,
+                timeout_s=self._patience_s + SLACK_S,
             )
             answers = call("load_weights", requests)
             lost = any(isinstance(answer, Exception) for answer in answers.values())

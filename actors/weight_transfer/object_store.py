@@ -94,8 +94,8 @@ class ObjectStorePublisher:
         buffers: list[np.ndarray] = []
         index: list[Layout] = []
         for name, tensor in named_tensors:
-            flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
-            buffers.append(flat.numpy().copy())
+            flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy()
+            buffers.append(flat.copy() if tensor.is_cpu else flat)  # from a GPU it is one already
             index.append(Layout(name, tensor.dtype, tuple(tensor.shape)))
         gathered = time.perf_counter()
         reference = ray.put(buffers)

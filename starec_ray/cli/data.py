@@ -15,14 +15,26 @@ from starec_ray.data.prepare import DEFAULTS, SIMULATED_USERS, SOURCES
 from starec_ray.data.prepare import prepare as prepare_folder
 from starec_ray.data.protocol import SPLITS, Protocol
 
+# Counts that are shown where there is something to count.
+_IF_ANY = {
+    "unplaced_interactions": "interactions left out, at no known place in a user's sequence",
+    "given_lists_without_user": "published candidate lists unused, of users without interactions",
+    "given_lists_without_case": "published candidate lists unused, of users without cases",
+    "given_candidates_without_item": "published candidates dropped, not among the items",
+    "given_candidates_touched": "published candidates dropped, the user interacted with them",
+    "given_candidates_repeated": "published candidates dropped, named like another of the list",
+    "given_candidates_not_needed": "published candidates not needed",
+    "unreadable_years": "items whose year is none, left without one",
+}
+
 app = typer.Typer(no_args_is_help=True, help="Make a data folder, or inspect one.")
 
 
 def _protocol_option(name: str, help_text: str) -> Any:
     """An option for a field of `Protocol`, its help ending in the defaults of each layout."""
     usual = getattr(Protocol(), name)
-    others = [f"{_words(key)} {getattr(its, name)}" for key, its in DEFAULTS.items()]
-    others = [text for text in others if not text.endswith(f" {usual}")]
+    theirs = [(_words(key), getattr(its, name)) for key, its in DEFAULTS.items()]
+    others = [f"{words} {value:g}" for words, value in theirs if value != usual]
     also = f" ({', '.join(others)})" if others else ""
     return typer.Option(help=f"{help_text} Default: {usual:g}{also}.")
 
@@ -151,10 +163,16 @@ def _print_folder(folder: Path) -> None:
     for reason, number in dropped.items():
         if number:
             facts.add_row(f"rows dropped, {reason}", f"{number:,}")
-    if unknown := counts.get("given_candidates_without_item"):
-        facts.add_row("published candidates dropped, not among the items", f"{unknown:,}")
-    if unreadable := counts.get("unreadable_years"):
-        facts.add_row("items whose year is none, left without one", f"{unreadable:,}")
+    if unrated := counts.get("interactions_without_rating"):
+        every = unrated == counts["interactions"]
+        which = "every interaction counts" if every else f"{unrated:,} interactions count"
+        facts.add_row("no ratings", f"{which} as positive")
+    for name, what in _IF_ANY.items():
+        if number := counts.get(name):
+            facts.add_row(what, f"{number:,}")
+    if "negatives_given" in counts:
+        given, drawn = counts["negatives_given"], counts["negatives_drawn"]
+        facts.add_row("negatives", f"{given:,} from the published lists, {drawn:,} drawn")
     candidates: dict[str, int] = {}
     for split in SPLITS:
         cases = [dataset.case(case_id) for case_id in dataset.case_ids(split)]

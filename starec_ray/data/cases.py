@@ -1,5 +1,6 @@
 """From raw data to the five tables of a data folder: the protocol, step by step."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,9 @@ def make_cases(raw: RawData, protocol: Protocol, say: Say) -> Prepared:
     counts["users"] = len(np.unique(log.user))
     counts["items"] = len(in_use)
 
-    positive = ~(log.rating <= np.float32(protocol.positive_above))  # true for NaN: no rating
+    positive = _positive(log.rating, protocol.positive_above)
+    if unrated := int(np.isnan(log.rating).sum()):
+        counts["interactions_without_rating"] = unrated
     targets_UR = _targets(log, positive, users.num_rows, protocol)
     eligible = np.flatnonzero(targets_UR[:, 0] >= 0)
     counts["eligible_users"] = len(eligible)
@@ -48,14 +51,18 @@ def make_cases(raw: RawData, protocol: Protocol, say: Say) -> Prepared:
     counts["cases"] = {split: len(splits[split]) * protocol.rounds for split in SPLITS}
 
     say("drawing candidates")
-    draw = NegativeDraw(raw.catalog, in_use, raw.given_candidates)
-    if raw.given_candidates:
-        counts["given_candidates_without_item"] = draw.unknown
+    draw = NegativeDraw(raw.catalog, in_use, raw.given_candidates, raw.unplaced)
     user_ids = users.column("user_id").combine_chunks()
     item_ids = raw.catalog.column("item_id").combine_chunks()
     cases, targets = _cut(
         whole, log, positive, targets_UR, splits, user_ids, item_ids, draw, protocol
     )
+
+    if raw.given_candidates:
+        in_log = user_ids.take(pa.array(np.unique(whole.user))).to_pylist()
+        with_case = cases.column("user_id").to_pylist()
+        counts |= _unused_lists(raw.given_candidates.keys(), set(in_log), set(with_case))
+        counts |= draw.counts
 
     hidden = targets_UR[np.concatenate([splits[split] for split in SPLITS])].ravel()
     popularity = np.bincount(np.delete(log.item, hidden), minlength=len(item_ids))
@@ -72,6 +79,20 @@ def make_cases(raw: RawData, protocol: Protocol, say: Say) -> Prepared:
         },
         counts,
     )
+
+
+def _positive(rating: np.ndarray, above: float) -> np.ndarray:
+    """Which ratings are above that; true for NaN, no rating."""
+    limit = float(np.finfo(np.float32).max)  # a float32 can't be compared with what is larger
+    return ~(rating <= np.float32(min(max(above, -limit), limit)))
+
+
+def _unused_lists(users: Set[str], in_log: set[str], with_case: set[str]) -> dict[str, int]:
+    """Counts of the published candidate lists that are of no use, of all that `users` have."""
+    return {
+        "given_lists_without_user": len(users - in_log),
+        "given_lists_without_case": len((users & in_log) - with_case),
+    }
 
 
 def _targets(log: Log, positive: np.ndarray, users: int, protocol: Protocol) -> np.ndarray:
@@ -130,11 +151,12 @@ def _cut(
         for user in splits[split].tolist():
             # What the user ever touched, filtered out later or not, is no negative.
             touched = whole.item[touched_starts[user] : touched_starts[user + 1]]
+            untouched = draw.untouched(users[user], touched)
             for round_, row in enumerate(targets_UR[user].tolist()):
                 last = round_ == protocol.rounds - 1
                 rng = np.random.default_rng([protocol.seed, user, round_])
                 block = protocol.rounds - 1 - round_
-                negatives = draw.draw(rng, users[user], touched, count, block)
+                negatives = draw.draw(rng, untouched, count, block)
                 if negatives is None:
                     raise DataError(
                         f"user {users[user]!r} left too few items of the catalog untouched for "

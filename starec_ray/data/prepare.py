@@ -37,6 +37,8 @@ DEFAULTS: dict[str, Protocol] = {
         validation_users=10,
         test_users=50,
     ),
+    # Labels are 0 or 1: whether the user liked it.
+    "recbole-labels": Protocol(positive_above=0.0),
     "amazon": Protocol(),
     "synthetic": Protocol(
         min_item_interactions=1, train_users=400, validation_users=100, test_users=200
@@ -98,6 +100,8 @@ def prepare(
     counts = prepared.counts | {"skipped_bad_rows": dict(raw.skipped_rows)}
     if raw.unreadable_years:
         counts["unreadable_years"] = raw.unreadable_years
+    if raw.unplaced:
+        counts["unplaced_interactions"] = sum(map(len, raw.unplaced.values()))
     manifest = {
         "source": source,
         "layout": raw.layout,

@@ -17,7 +17,7 @@ In this order:
    stream, made of the seed, the user and the round. No two candidates of a case share title and
    year, or a reply couldn't tell them apart. Where a source comes with candidates for a user,
    those are taken first, in their order: the last round the first of them, the round before it
-   those that follow. Those that aren't among the items, or were dropped, are counted.
+   those that follow. Those that aren't taken are counted by cause.
 """
 
 import math

@@ -29,9 +29,10 @@ class RawData:
     RAW_CATALOG with unique item ids, `users` the schema USERS with unique user ids (users found
     in the interactions alone are added later, with an empty profile), `interactions` the schema
     RAW_INTERACTIONS in file order. `given_candidates` maps a user id to published candidate item
-    ids, for sources that come with them. `inputs` are the files read; `skipped_rows` counts the
-    bad rows left out, by file name, `unreadable_years` the items that are without a year because
-    what stood there was none.
+    ids, for sources that come with them. `unplaced` maps a user id to the ids of further items
+    that the user interacted with, nobody knows when: they are in no history, but no negatives
+    either. `inputs` are the files read; `skipped_rows` counts the bad rows left out, by file
+    name, `unreadable_years` the items that are without a year because what stood there was none.
     """
 
     layout: str
@@ -39,6 +40,7 @@ class RawData:
     users: pa.Table
     interactions: pa.Table
     given_candidates: Mapping[str, list[str]] = field(default_factory=dict)
+    unplaced: Mapping[str, list[str]] = field(default_factory=dict)
     inputs: tuple[Path, ...] = ()
     skipped_rows: Mapping[str, int] = field(default_factory=dict)
     unreadable_years: int = 0

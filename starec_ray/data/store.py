@@ -39,7 +39,7 @@ def check_out(out: Path, *, force: bool) -> None:
     """Raise DataError unless a data folder may be written to `out`.
 
     An existing folder with something in it is replaced only with `force`, and only when it is a
-    data folder (it holds a manifest.json), so that a mistyped path costs nothing.
+    data folder and nothing else lies in it, so that a mistyped path costs nothing.
     """
     with _failing_for(out):
         if not local_path(out).exists():
@@ -48,13 +48,29 @@ def check_out(out: Path, *, force: bool) -> None:
             raise DataError(f"{out} is a file: give a folder for --out.")
         if not any(out.iterdir()):
             return
-    if not force:
-        raise DataError(f"{out} is not empty: give another --out, or --force to replace it.")
-    if not (out / MANIFEST).is_file():
-        raise DataError(
-            f"{out} is not empty and holds no {MANIFEST}, so it is no data folder: "
-            "--force replaces only data folders. Give another --out."
-        )
+        if not force:
+            raise DataError(f"{out} is not empty: give another --out, or --force to replace it.")
+        if reason := _not_replaceable(out):
+            raise DataError(
+                f"{out} is not empty and {reason}: --force replaces only data folders. "
+                "Give another --out."
+            )
+
+
+def _not_replaceable(folder: Path) -> str:
+    """Why a folder isn't a data folder alone; nothing if it is. Older layouts are data folders."""
+    if not (folder / MANIFEST).is_file():
+        return f"holds no {MANIFEST}, so it is no data folder"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict) or "schema_version" not in manifest:
+        return f"its {MANIFEST} is not one that `starec data prepare` wrote"
+    own = {MANIFEST, *(f"{name}.parquet" for name in TABLES)}
+    foreign = (path.name for path in folder.iterdir() if path.name not in own or path.is_dir())
+    first = min(foreign, default=None)
+    return f"holds {first!r}, which is no part of a data folder" if first else ""
 
 
 def write_folder(

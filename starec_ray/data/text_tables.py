@@ -25,7 +25,8 @@ def need_file(path: Path) -> Path:
 def read_lines(path: Path, encoding: str) -> pa.Array:
     """Every line of a text file as bytes of UTF-8, blank ones too; UTF-8 itself isn't checked.
 
-    A file with a byte order mark is in UTF-8, whatever its `encoding` is; the mark is left out.
+    A file with a byte order mark, which is left out, or all of whose bytes are UTF-8 is in UTF-8,
+    whatever its `encoding` is: accented letters of another encoding hardly ever are.
     """
     try:
         content = path.read_bytes()
@@ -33,11 +34,19 @@ def read_lines(path: Path, encoding: str) -> pa.Array:
         raise DataError(f"{path} can't be read: {error.strerror}.") from None
     if content.startswith(codecs.BOM_UTF8):
         content = content.removeprefix(codecs.BOM_UTF8)
-    elif encoding != "utf-8":
+    elif encoding != "utf-8" and not _is_utf8(content):
         content = content.decode(encoding).encode()
     content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n")
     # Large: a file may have more than 2 GB.
     return pc.split_pattern(pa.array([content], pa.large_binary()), "\n").flatten()
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @dataclass(slots=True)
@@ -81,9 +90,9 @@ class Rows:
         self.require(name, pc.less(size, limit), f"{expected}, below {limit:.2g} in size")
 
     def require_unique(self, name: str, expected: str) -> None:
-        values = self.columns[name].to_numpy(zero_copy_only=False).astype(object)
-        _, first = np.unique(values.astype(str), return_index=True)
-        good = np.zeros(len(values), dtype=bool)
+        codes = self.columns[name].dictionary_encode().indices.to_numpy()
+        _, first = np.unique(codes, return_index=True)
+        good = np.zeros(len(codes), dtype=bool)
         good[first] = True
         self.require(name, pa.array(good), expected)
 

@@ -91,9 +91,16 @@ class RunnerPool:
         return self._send_weights(self._manager.healthy_actor_ids())
 
     def sleep(self) -> None:
-        """Runners free their GPUs' memory, those too that came back since; the next weights wake
-        them."""
+        """Runners free their GPUs' memory; the next weights wake them.
+
+        Those that are being restarted are waited for: an engine that comes up while the learners
+        work takes what they leave free at that moment for its own.
+        """
+        deadline = time.monotonic() + self._start_timeout_s
         self._ping_lost()
+        while self._are_coming_back() and time.monotonic() < deadline:
+            time.sleep(1.0)
+            self._ping_lost()
         self._call_in_time("sleep", {r: {} for r in self._manager.healthy_actor_ids()})
         self._current = set()
 
@@ -202,6 +209,10 @@ class RunnerPool:
                     + "".join(last_lines(f"env runner {runner}", actor) for runner, actor in shown)
                 )
             time.sleep(1.0)
+
+    def _are_coming_back(self) -> bool:
+        settled = len(self._manager.healthy_actor_ids()) + len(self._never_started)
+        return settled < self._manager.num_actors()
 
     def _ping_lost(self) -> None:
         """Finds out which of the lost runners are back, and what keeps the others away."""

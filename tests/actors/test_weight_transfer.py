@@ -81,7 +81,7 @@ def test_an_engine_of_experts_gets_the_weights_of_each(
 
 
 @pytest.mark.parametrize(
-    ("backend", "gpus", "message"), [("nccl", 0, "needs a GPU"), ("gloo", 1, "nccl")]
+    ("backend", "gpus", "message"), [("nccl", 0, "a GPU for each"), ("gloo", 1, "nccl")]
 )
 def test_a_broadcast_that_the_devices_do_not_have_is_refused(
     backend, gpus, message, small_world, tiny_model

@@ -76,7 +76,11 @@ def test_2018_layout(files, tmp_path, small_protocol):
     [
         ("Queen   Format: Audio CD", ["Queen"]),
         ("Queen  (Artist)    Format: Vinyl", ["Queen"]),
-        ("Agatha Christie (Author), Hugh Fraser (Performer)", ["Agatha Christie, Hugh Fraser"]),
+        ("Agatha Christie (Author), Hugh Fraser (Performer)", ["Agatha Christie", "Hugh Fraser"]),
+        ("Jane Doe (Author, Narrator),  & 2 more   Format: Hardcover", ["Jane Doe"]),
+        ("Crosby, Stills & Nash (Artist)", ["Crosby, Stills & Nash"]),
+        ("Smith, Jane; Bob Roe, The Sweet (Band)", ["Smith, Jane; Bob Roe, The Sweet (Band)"]),
+        ("(Author)", []),
         ("Format: DVD", []),
         ("Formation: Records", ["Formation: Records"]),
         ("", []),
@@ -87,6 +91,20 @@ def test_a_store_tells_who_made_it_and_not_in_which_format(store, people, files)
     folder = files({"CDs.jsonl": NEW_REVIEWS, "meta_CDs.jsonl": lines(records)})
     catalog = amazon.read(folder, False, print).catalog
     assert catalog["people"].to_pylist() == [people]
+
+
+@pytest.mark.parametrize(
+    ("brand", "people"),
+    [
+        ("Visit Amazon's Paulo Coelho Page", ["Paulo Coelho"]),
+        ("Visit Amazon&#39;s Page Page", ["Page"]),
+        ("The Yellow Page", ["The Yellow Page"]),
+    ],
+)
+def test_a_brand_is_a_name_and_not_a_link_to_its_page(brand, people, files):
+    metadata = lines([{"asin": "1", "title": "Book", "brand": brand}])
+    folder = files({"Books.json": OLD_REVIEWS, "meta_Books.json": metadata})
+    assert amazon.read(folder, False, print).catalog["people"].to_pylist() == [people]
 
 
 def test_2023_layout_counts_milliseconds(files, tmp_path, small_protocol):
@@ -203,6 +221,7 @@ def test_a_byte_order_mark_is_passed_over(files):
         ([["Root", "Pop"], ["Root", "Live"]], ["Pop", "Live"]),
         ([["Root", "Pop"], None, "Live"], ["Pop", "Live"]),
         (["Root"], ["Root"]),
+        (["Root", "Pop", "</span></span></span>", "<b>音楽</b>"], ["Pop", "<b>音楽</b>"]),
         ({"Root": "Pop"}, []),
         (5, []),
         (None, []),

@@ -63,6 +63,15 @@ def test_every_line_is_a_row_or_a_bad_row_of_its_number(contents, mark, end):
             rows.bad.close()
 
 
+def test_one_long_id_among_many_takes_its_own_room_alone(tmp_path):
+    ids = [b"%d" % number for number in range(20_000)]
+    lines = pa.array([*ids, b"x" * 10**7, b"7", b"8\0"])
+    rows = split_rows(tmp_path / "file", lines, "\t", ["id"], skip_bad_rows=False)
+    rows.require_unique("id", "an id that no earlier line has")  # at 10 MB each: 200 GB
+    with pytest.raises(DataError, match=r"1 bad row:\n  line 20002: expected an id .*, found '7'"):
+        rows.bad.close()
+
+
 # --- RecBole's numbers -----------------------------------------------------------------------
 
 numbers = st.one_of(

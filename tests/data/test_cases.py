@@ -197,6 +197,43 @@ def test_too_small_a_catalog_is_refused():
         make_cases(raw_data(log_of(6, 12)), protocol, silent)
 
 
+@pytest.mark.parametrize("negatives", [10**9, 10**15, 10**20])
+def test_more_negatives_than_there_are_items_are_refused_before_they_are_drawn(negatives):
+    protocol = Protocol(
+        train_users=1, validation_users=0, test_users=0, min_item_interactions=1,
+        negatives=negatives,
+    )  # fmt: skip
+    with pytest.raises(DataError, match=f"untouched for {negatives} negatives"):
+        make_cases(raw_data(log_of(6, 12)), protocol, silent)
+
+
+@pytest.mark.parametrize(("above", "liked"), [(-1e39, {True}), (1e39, set())])
+@pytest.mark.filterwarnings("error")
+def test_ratings_are_compared_with_a_number_of_any_size(above, liked):
+    protocol = Protocol(
+        train_users=1, validation_users=0, test_users=0, min_item_interactions=1, negatives=4,
+        positive_above=above,
+    )  # fmt: skip
+    try:
+        cases = make_cases(raw_data(log_of(6, 12)), protocol, silent).tables["cases"].to_pylist()
+    except DataError as error:
+        assert "0 are eligible" in str(error)
+        cases = []
+    assert {each for case in cases for each in case["history_liked"]} == liked
+
+
+def test_items_touched_at_an_unknown_time_are_neither_negatives_nor_in_a_history():
+    protocol = Protocol(
+        train_users=1, validation_users=0, test_users=0, min_user_interactions=1,
+        min_item_interactions=1, negatives=10, rounds=1,
+    )  # fmt: skip
+    log = [*log_of(1, 4), *((f"u{n}", f"i{n}", 1.0, 1) for n in range(4, 20))]
+    raw = replace(raw_data(log), unplaced={"u0": [f"i{n}" for n in range(4, 10)] + ["elsewhere"]})
+    [case] = make_cases(raw, protocol, silent).tables["cases"].to_pylist()
+    assert case["history"] == ["i0", "i1", "i2"]
+    assert set(case["candidates"]) == {"i3", *(f"i{n}" for n in range(10, 20))}
+
+
 def test_no_two_candidates_share_a_name():
     titles = [
         f"Greatest {'HITS' if number % 2 else 'Hits'} {number // 4}" for number in range(ITEMS)

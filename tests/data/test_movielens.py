@@ -30,6 +30,12 @@ GOOD = {"movies.dat": MOVIES, "users.dat": USERS, "ratings.dat": RATINGS}
         ("Cry, the Beloved Country (1995)", "Cry, the Beloved Country", 1995),
         ("1984 (1984)", "1984", 1984),
         ("unknown", "unknown", None),
+        ("Land Before Time III: The Time of the Great Giving (1995) (V)",
+         "Land Before Time III: The Time of the Great Giving", 1995),
+        ("Matrix, The (Mátrix) (1999) (TV) (Director's Cut)", "The Matrix", 1999),
+        ("Heat (1996/I)", "Heat", 1996),
+        ("Foo (1995) (1996)", "Foo", 1996),
+        ("(1995)", "(1995)", None),
         ("(500) Days of Summer (2009)", "(500) Days of Summer", 2009),
     ],
 )  # fmt: skip
@@ -148,6 +154,14 @@ def test_a_file_with_a_byte_order_mark_is_in_utf_8(files):
     raw = read_1m(files(marked), False, lambda message: None)
     assert raw.catalog["title"].to_pylist()[-1] == "Amélie"
     assert raw.users.num_rows == 2 and raw.interactions.num_rows == 5
+
+
+def test_a_file_that_is_utf_8_throughout_is_read_as_such(files):
+    movies = MOVIES.decode("latin-1") + "6::Amélie (2001)::Comedy\n"
+    for encoding in ("utf-8", "latin-1"):
+        folder = files(GOOD | {"movies.dat": movies.encode(encoding)})
+        raw = read_1m(folder, False, lambda message: None)
+        assert raw.catalog["title"].to_pylist()[-1] == "Amélie"
 
 
 def test_windows_line_ends_are_read(files):

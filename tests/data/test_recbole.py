@@ -1,3 +1,4 @@
+import random
 import re
 from typing import Any
 
@@ -271,6 +272,11 @@ def test_given_candidates_that_are_no_items_are_counted(files, tmp_path):
             INTER + "a\t1\tgood\t3\n",
             "line 7: expected a number as rating, found 'good'",
         ),
+        (
+            "ml.inter",
+            INTER.replace("rating", "label") + "a\t1\tyes\t3\n",
+            "line 7: expected a number as label, found 'yes'",
+        ),
         ("ml.inter", INTER + "a\t1\n", "line 7: expected 4 tab-separated fields"),
         ("ml.inter", "user\titem\n1\t2\n", "line 1 must name the fields"),
         ("ml.item", "item_id:token\n1\n", "has no title field"),
@@ -320,6 +326,126 @@ def test_what_a_title_does_to_a_terminal_is_left_out(files, tmp_path, small_prot
     prepare("recbole", out, folder=folder, **small_protocol | {"negatives": 1})
     shown = CliRunner().invoke(app, ["show", str(out)], env={"COLUMNS": "200"}).output
     assert "Toy" in shown and "Story" in shown and "\x1b" not in shown and "\x07" not in shown
+
+
+def show(out) -> str:
+    return CliRunner().invoke(app, ["show", str(out)], env={"COLUMNS": "160"}).output
+
+
+def test_every_published_list_and_candidate_is_accounted_for(files, tmp_path):
+    contents = sequence_files(3)
+    contents["cds.item"] += "11\tALBUM &amp; 10\t\n"
+    contents["cds.test.inter"] += "z\t10\t11\n"
+    given = {"u0": "10 98 1 11 9 9 8 7", "u1": "5", "u2": "5", "nobody": "10 9"}
+    contents["cds.random"] = "".join(f"{user}\t{ids}\n" for user, ids in given.items())
+    protocol = {"train_users": 0, "validation_users": 0, "test_users": 4, "negatives": 2}
+    out, folder = tmp_path / "out", files(contents)
+    counts = prepare("recbole", out, folder=folder, **protocol).counts
+    assert {name: count for name, count in counts.items() if "given" in name} == {
+        "given_lists_without_user": 1,
+        "given_lists_without_case": 0,
+        "given_candidates_without_item": 1,  # 98
+        "given_candidates_touched": 1,  # 1
+        "given_candidates_repeated": 2,  # 11 is named like 10, and 9 is there twice
+        "given_candidates_not_needed": 0,
+        "negatives_given": 6,  # four of u0, one of u1, one of u2
+    }
+    assert counts["negatives_drawn"] == 4 * 2 * 2 - 6
+    assert "published candidate lists unused, of users without interactions │ 1 " in show(out)
+    assert "│ 6 from the published lists, 10 drawn " in show(out)
+
+    protocol["test_users"] = 1
+    counts = prepare("recbole", out, folder=folder, force=True, **protocol).counts
+    users = {Dataset.load(out).case(case_id).user_id for case_id in load_targets(out)}
+    assert counts["given_lists_without_case"] == len({"u0", "u1", "u2"} - users) > 1
+
+
+def windowed(sequence: list[int], window: int) -> list[str]:
+    """A line for each item but the first, with at most so many before it."""
+    ends = range(1, len(sequence))
+    lists = [" ".join(map(str, sequence[max(end - window, 0) : end])) for end in ends]
+    return [f"u\t{before}\t{sequence[end]}\n" for before, end in zip(lists, ends, strict=True)]
+
+
+def read_sequences(files, **parts: list[str]):
+    """What is read of sequence files with these lines; items 1 … 40."""
+    items = "item_id:token\ttitle:token\n" + "".join(f"{n}\tAlbum {n}\n" for n in range(1, 41))
+    contents = {f"x.{part}.inter": SEQUENCE_HEADER + "".join(rows) for part, rows in parts.items()}
+    read = recbole.read(files({"x.item": items} | contents), False, lambda text: None)
+    return [int(item) for item in read.interactions["item_id"].to_pylist()], read.unplaced
+
+
+@pytest.mark.parametrize("order", ["as published", "newest first", "shuffled"])
+@pytest.mark.parametrize("window", [1, 3, 10, 30])
+def test_sequences_that_were_cut_to_a_length_are_put_together_again(window, order, files):
+    sequence = random.Random(window).sample(range(1, 41), 25)
+    *train, valid, test = windowed(sequence, window)
+    if order == "newest first":
+        train.reverse()
+    elif order == "shuffled":
+        random.Random(1).shuffle(train)
+    read = read_sequences(files, train=train, valid=[valid], test=[test])
+    assert read == (sequence, {})
+
+
+def test_windows_with_steps_between_them_are_put_together(files):
+    rows = ["u\t1 2 3 4\t5\n", "u\t4 5 6 7\t8\n", "u\t8 9 10 11\t12\n"]
+    assert read_sequences(files, train=rows) == (list(range(1, 13)), {})
+
+
+def test_the_test_files_row_has_the_last_word(files):
+    # 8 could as well be followed by what the training file has behind it.
+    train = ["u\t8 9 10\t11\n", "u\t1 2 3\t4\n", "u\t2 3 4\t5\n"]
+    sequence, unplaced = read_sequences(files, train=train, test=["u\t4 5 6\t8\n"])
+    assert sequence == [1, 2, 3, 4, 5, 6, 8]
+    assert unplaced == {"u": ["9", "10", "11"]}
+    # A shorter one too.
+    assert read_sequences(files, train=train[1:], test=["u\t5\t8\n"]) == ([1, 2, 3, 4, 5, 8], {})
+
+
+def test_items_without_a_place_in_the_sequence_are_no_negatives_and_counted(files, tmp_path):
+    items = "item_id:token\ttitle:token\n" + "".join(f"{n}\tAlbum {n}\n" for n in range(1, 13))
+    inter = SEQUENCE_HEADER + "u\t7 8\t9\nu\t1 2 3 4 5\t6\nv\t7 8 9 10 11\t12\n"
+    folder, out = files({"x.inter": inter, "x.item": items}), tmp_path / "out"
+    protocol = {"train_users": 0, "validation_users": 0, "test_users": 2, "negatives": 3}
+    report = prepare("recbole", out, folder=folder, **protocol)
+    assert report.counts["unplaced_interactions"] == 3
+    assert "at no known place in a user's sequence │ 3 " in show(out)
+    last = Dataset.load(out).case("u/1")
+    assert {item.item_id for item in last.candidates} == {"6", "10", "11", "12"}
+
+
+def test_labels_tell_what_was_liked_where_there_are_no_ratings(files, tmp_path, small_protocol):
+    inter = "user_id:token\titem_id:token\tlabel:float\ttimestamp:float\n"
+    inter += "a\t1\t1.0\t20\na\t2\t0.0\t10\na\t3\t1\t30\nb\t4\t1\t1\nb\t1\t1\t2\nb\t2\t0\t3\n"
+    folder, out = files({"ml.inter": inter, "ml.item": ITEMS}), tmp_path / "out"
+    prepare("recbole", out, folder=folder, **small_protocol | {"negatives": 1})
+    dataset = Dataset.load(out)
+    assert dataset.manifest["layout"] == "recbole-labels"
+    assert dataset.manifest["parameters"]["positive_above"] == 0
+    assert load_targets(out) == {"a/0": "3", "b/0": "1"}
+    history = dataset.case("a/0").history
+    assert [(item.item_id, liked) for item, liked in history] == [("2", False), ("1", True)]
+    assert "no ratings" not in show(out)
+
+
+def test_a_rating_counts_more_than_a_label(files):
+    inter = "user_id:token\titem_id:token\tlabel:float\trating:float\na\t1\t0\t4.5\n"
+    read = recbole.read(files({"ml.inter": inter, "ml.item": ITEMS}), False, lambda text: None)
+    assert (read.layout, read.interactions["rating"].to_pylist()) == ("recbole", [4.5])
+
+
+def test_that_there_are_no_ratings_is_said(files, tmp_path, small_protocol):
+    header = "user_id:token\titem_id:token\tlabel:token\n"
+    inter = header + "a\t1\t0\na\t2\t0\nb\t3\t0\nb\t4\t0\n"
+    folder, out = files({"ml.inter": inter, "ml.item": ITEMS}), tmp_path / "out"
+    report = prepare("recbole", out, folder=folder, **small_protocol)
+    assert report.counts["interactions_without_rating"] == 4
+    assert re.search("no ratings +│ every interaction counts as positive ", show(out))
+    rated = files({"ml.inter": INTER})
+    report = prepare("recbole", out, folder=rated, force=True, **small_protocol | {"negatives": 1})
+    assert "interactions_without_rating" not in report.counts
+    assert "no ratings" not in show(out)
 
 
 def test_a_folder_without_inter_files_is_refused(files, tmp_path):

@@ -36,11 +36,49 @@ def test_a_folder_in_use_is_left_alone_without_force(tmp_path):
 def test_force_replaces_a_data_folder_whole(tmp_path):
     out = tmp_path / "out"
     prepare("synthetic", out, **FEW)
-    (out / "leftover").write_text("")
+    (out / "users.parquet").unlink()
+    (out / "cases.parquet").write_text("torn")
     prepare("synthetic", out, force=True, seed=5, **FEW)
     assert json.loads((out / "manifest.json").read_text())["seed"] == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert sorted(path.stem for path in out.iterdir()) == sorted([*store.TABLES, "manifest"])
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        ('{"name": "A web page"}', r"its manifest\.json is not one that"),
+        ("[" * 100_000, r"its manifest\.json is not one that"),
+        ("{half", r"its manifest\.json is not one that"),
+        ('{"schema_version": 0}', "holds 'runs', which is no part of a data folder"),
+    ],
+)
+def test_force_leaves_alone_what_is_no_data_folder_or_holds_something_else(
+    manifest, reason, tmp_path
+):
+    out = tmp_path / "out"
+    (out / "runs").mkdir(parents=True)
+    (out / "thesis.txt").write_text("precious")
+    (out / "manifest.json").write_text(manifest)
+    with pytest.raises(DataError, match=reason):
+        prepare("synthetic", out, force=True, **FEW)
+    assert (out / "thesis.txt").read_text() == "precious"
+
+
+def test_force_leaves_a_folder_alone_that_only_has_the_name_of_a_table(tmp_path):
+    out = tmp_path / "out"
+    prepare("synthetic", out, **FEW)
+    (out / "cases.parquet").unlink()
+    (out / "cases.parquet" / "mine").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"holds 'cases\.parquet', which is no part"):
+        prepare("synthetic", out, force=True, **FEW)
+    assert (out / "cases.parquet" / "mine").is_dir()
+
+
+def test_force_replaces_a_data_folder_of_another_layout(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"schema_version": 0}')
+    prepare("synthetic", tmp_path, force=True, **FEW)
+    assert store.read_manifest(tmp_path)["seed"] == 0
 
 
 def test_an_empty_folder_may_be_used(tmp_path):

@@ -148,7 +148,9 @@ def test_runners_that_do_not_come_up_are_told_of_with_their_logs(ray_cluster, mo
 class Awake:
     """A runner whose sleep can be seen."""
 
-    asleep = False
+    def __init__(self, start_s: float = 0.0) -> None:
+        time.sleep(start_s)
+        self.asleep = False
 
     def ping(self) -> None: ...
 
@@ -159,11 +161,13 @@ class Awake:
         return self.asleep
 
 
-def test_runners_that_came_back_before_the_learners_learn_sleep_too(ray_cluster):
-    runners = [ray.remote(num_cpus=0)(Awake).remote() for _ in range(2)]
-    ray.get([runner.ping.remote() for runner in runners])
+@pytest.mark.parametrize("start_s", [0.0, 3.0])
+def test_runners_that_come_back_before_the_learners_learn_sleep_too(start_s, ray_cluster):
+    runner = ray.remote(num_cpus=0)(Awake)
+    runners = [runner.remote(), runner.remote(start_s)]
+    ray.get([runner.ping.remote() for runner in runners[: 1 if start_s else 2]])
     manager = FaultTolerantActorManager(runners, init_id=1)
-    manager.set_actor_state(2, False)  # it was lost, and has been started again since
+    manager.set_actor_state(2, False)  # it was lost, and has been started again, or soon is
     pool = RunnerPool(SimpleNamespace(_worker_manager=manager), 60.0, 60.0, 60.0, Failures(9, 60.0))
     pool.sleep()
     assert ray.get([runner.is_asleep.remote() for runner in runners]) == [True, True]

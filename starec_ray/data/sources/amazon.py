@@ -39,9 +39,19 @@ _LAYOUTS = (
     ("user_id", "parent_asin", "rating", "timestamp", 1000),
     ("reviewerID", "asin", "overall", "unixReviewTime", 1),
 )
-# What stands behind a name in the `store` of a 2023 record, or in its place: "Queen Format: Audio
-# CD", "Queen (Artist) Format: Vinyl", "Format: DVD".
-_NOT_WHO = re.compile(r"\s*\bFormat:.*$|\s*\((?:Artist|Author|Composer|Director|Performer)\)")
+# What stands around names in the `brand` of a 2018 record ("Visit Amazon's Paulo Coelho Page") and
+# in the `store` of a 2023 one, or in their place: "Queen Format: Audio CD", "Format: DVD",
+# "Jane Doe (Author, Narrator), & 2 more".
+_PAGE = re.compile(r"^Visit Amazon['’]s (.+) Page$")
+_FORMAT = re.compile(r"\s*\bFormat:.*$")
+_ROLES = (
+    *("Actor", "Adapter", "Artist", "Author", "Compiler", "Composer", "Conductor", "Contributor"),
+    *("Creator", "Designer", "Director", "Editor", "Foreword", "Illustrator", "Introduction"),
+    *("Narrator", "Orchestra", "Performer", "Photographer", "Producer", "Reader", "Translator"),
+)
+_ANY_ROLE = rf"(?:{'|'.join(_ROLES)})"
+_IN_A_ROLE = re.compile(rf"\s*\({_ANY_ROLE}(?:,\s*{_ANY_ROLE})*\)[\s,;&]*(?:[0-9]+ more$)?")
+_MARKUP = re.compile(r"<[^>]*>")
 
 
 def read(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
@@ -179,12 +189,12 @@ def _catalog(bad: BadRows, wanted: set[str], say: Say) -> pa.Table:
         title = _clean(record.get("title"))
         if item not in wanted or item in rows or not title:
             continue
-        maker = _NOT_WHO.sub("", _clean(record.get("store") or record.get("brand"))).strip(" ,")
+        people = _people(record.get("store") or record.get("brand"))
         tags = _tags(record.get("categories") or record.get("category"))
-        if broken := [text for text in (title, maker, *tags) if text and not _is_text(text)]:
+        if broken := [text for text in (title, *people, *tags) if not _is_text(text)]:
             bad.add(number, "whole characters, no half of a surrogate pair", repr(broken[0]))
             continue
-        rows[item] = (title, tags, [maker] if maker else [])
+        rows[item] = (title, list(filter(_has_a_letter, tags)), people)
     bad.close()
     return pa.table(
         {
@@ -205,6 +215,12 @@ def _clean(text: Any) -> str:
     return " ".join(html.unescape(text).split())
 
 
+def _people(maker: Any) -> list[str]:
+    """Who made it: one name, or several where each has its role in brackets behind it."""
+    names = _IN_A_ROLE.split(_PAGE.sub(r"\1", _FORMAT.sub("", _clean(maker))))
+    return list(dict.fromkeys(name for part in names if (name := part.strip(" ,"))))
+
+
 def _tags(listed: Any) -> list[str]:
     """The categories without the root that all items share, each once, in their order.
 
@@ -216,3 +232,8 @@ def _tags(listed: Any) -> list[str]:
     paths = [entry if isinstance(entry, list) else [entry] for entry in listed]
     names = [_clean(name) for path in paths for name in (path[1:] if len(path) > 1 else path)]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def _has_a_letter(name: str) -> bool:
+    """Outside HTML tags: some categories are nothing else."""
+    return any(map(str.isalpha, _MARKUP.sub("", name)))

@@ -52,7 +52,10 @@ _OCCUPATIONS = {
 _NO_OCCUPATION = ("other", "none")
 _NO_GENRE = ("unknown", "(no genres listed)")
 _RATING_COLUMNS = ["UserID", "MovieID", "Rating", "Timestamp"]
-_TITLE = re.compile(r"^(?P<title>.+?)\s*\((?P<year>(?:18|19|20)\d\d)\)$")
+# The last year in brackets; behind it may stand more in brackets: "(1995) (V)", "(1996/I)".
+_TITLE = re.compile(
+    r"^(?P<title>.*\S)\s*\((?P<year>(?:18|19|20)\d\d)(?:/[IVXL]+)?\)(?:\s*\([^()]*\))*$"
+)
 # "Matrix, The" and, for films with a second title, "City of Lost Children, The (Cité …, La)".
 _ARTICLES = (
     "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|I|Gli|El|Los|Las|Der|Die|Das|Ein|Eine|Det|Den|De|En|O|Os"

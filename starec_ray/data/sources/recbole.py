@@ -3,8 +3,10 @@
 Two forms are read from one folder:
 - one interaction a line: `*.inter` (`user_id`, `item_id`, optionally `rating`, `timestamp`);
   several such files (`.train.inter`, `.valid.inter`, `.test.inter`) are taken one after another;
+  where none has a rating, a `label` (0 or 1) tells what the user thought of it;
 - sequences: `item_id_list` (in time order) and `item_id`, the one that follows. Each user's longest
-  sequence is taken, the test file's before the others'.
+  sequence is taken, the test file's before the others'. If they were cut to a length, what the
+  others hold is put around it, where they overlap.
 Beside them `*.item` (items without a title are left out), `*.user` (optional; every field is
 profile, ids and zip codes apart) and `*.random` (optional, without header: a user id, a tab, and
 candidate item ids separated by spaces). https://recbole.io/docs/user_guide/data/atomic_files.html
@@ -16,6 +18,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -71,12 +74,21 @@ def read(folder: Path, skip_bad_rows: bool, say: Say) -> RawData:
     given = [_read_given(_only(folder, "random"), skip_bad_rows)] if random_paths else []
     files = [*inter, items, *users, *given]
     catalog, unreadable_years = _catalog(items)
+    unplaced: dict[str, list[str]] = {}
+    if all(sequences):
+        layout = "recbole-sequences"
+        interactions, unplaced = _from_sequences(inter)
+    else:
+        _name_floats(inter)
+        layout = "recbole-labels" if _take_labels(inter) else "recbole"
+        interactions = _interactions(inter)
     return RawData(
-        "recbole-sequences" if all(sequences) else "recbole",
+        layout,
         catalog,
         _users(users[0]) if users else users_table({}),
-        _from_sequences(inter) if all(sequences) else _interactions(inter),
+        interactions,
         given_candidates=_given(given[0]) if given else {},
+        unplaced=unplaced,
         inputs=tuple(part.bad.file for part in files),
         skipped_rows={part.bad.file.name: part.bad.count for part in files if part.bad.count},
         unreadable_years=unreadable_years,
@@ -211,16 +223,33 @@ def _users(users: Rows) -> pa.Table:
     return users_table(dict(zip(users["user_id"].to_pylist(), profiles, strict=True)))
 
 
-def _interactions(inter: list[Rows]) -> pa.Table:
-    parts = []
+def _name_floats(inter: list[Rows]) -> None:
+    """Give the ratings and times their names here."""
     for rows in inter:
         for theirs, name in _FLOATS.items():
             if name not in rows.columns and rows.types.get(theirs) == "float":
-                rows.columns[name] = rows[theirs]
+                rows.columns[name], rows.named[name] = rows[theirs], theirs
+
+
+def _take_labels(inter: list[Rows]) -> bool:
+    """Make ratings of the labels, if there are no ratings; whether there are labels then."""
+    labelled = [rows for rows in inter if rows.types.get("label") == "float"]
+    if any("rating" in rows.columns for rows in inter):
+        return False
+    for rows in labelled:
+        rows.columns["rating"], rows.named["rating"] = rows["label"], "label"
+    return bool(labelled)
+
+
+def _interactions(inter: list[Rows]) -> pa.Table:
+    parts = []
+    for rows in inter:
         if "rating" in rows.columns:
-            rows.require_number("rating", float(np.finfo(np.float32).max), "a number as rating")
+            expected = f"a number as {rows.named.get('rating', 'rating')}"
+            rows.require_number("rating", float(np.finfo(np.float32).max), expected)
         if "timestamp" in rows.columns:
-            rows.require_number("timestamp", TIME_LIMIT, "seconds as timestamp")
+            expected = f"seconds as {rows.named.get('timestamp', 'timestamp')}"
+            rows.require_number("timestamp", TIME_LIMIT, expected)
         rows.bad.close()
         count = len(rows.lines)
         parts.append(
@@ -241,17 +270,22 @@ def _interactions(inter: list[Rows]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _from_sequences(inter: list[Rows]) -> pa.Table:
-    longest: dict[str, list[str]] = {}
-    for rows in inter:
+def _from_sequences(inter: list[Rows]) -> tuple[pa.Table, dict[str, list[str]]]:
+    """The interactions, and each user's items that have no place in its sequence."""
+    of_user: dict[str, list[_Row]] = {}
+    for part, rows in enumerate(inter):
         rows.bad.close()
         columns = (rows[name].to_pylist() for name in ("user_id", "item_id_list", "item_id"))
         for user, before, last in zip(*columns, strict=True):
-            sequence = [*before.split(), last]
-            if len(sequence) >= len(longest.get(user, ())):
-                longest[user] = sequence
-    pairs = [(user, item) for user, sequence in longest.items() for item in sequence]
-    return pa.table(
+            of_user.setdefault(user, []).append(_Row(part, before, last))
+    pairs: list[tuple[str, str]] = []
+    unplaced: dict[str, list[str]] = {}
+    for user, its_rows in of_user.items():
+        sequence, others = _stitch(its_rows)
+        pairs += ((user, item) for item in sequence)
+        if others:
+            unplaced[user] = others
+    table = pa.table(
         [
             pa.array([user for user, _ in pairs], pa.string()),
             pa.array([item for _, item in pairs], pa.string()),
@@ -260,6 +294,72 @@ def _from_sequences(inter: list[Rows]) -> pa.Table:
         ],
         schema=RAW_INTERACTIONS,
     )
+    return table, unplaced
+
+
+class _Row(NamedTuple):
+    """A line of a sequence file; `part` is the file's place in the order of the files."""
+
+    part: int
+    before: str
+    last: str
+
+    def items(self) -> list[str]:
+        return [*self.before.split(), self.last]
+
+
+def _stitch(rows: list[_Row]) -> tuple[list[str], list[str]]:
+    """A user's sequence, and the items of the rows that can't be joined to it.
+
+    It is the longest row, of equal ones the last, with what the others hold before and behind it.
+    """
+    lengths = [len(row.items()) for row in rows]
+    longest = max(range(len(rows)), key=lambda row: (lengths[row], row))
+    sequence = _Sequence(rows[longest])
+    # A file's rows usually are in time order, so that each row joins on to the one behind it.
+    waiting = [*reversed(rows[:longest]), *rows[longest + 1 :]]
+    while waiting:
+        left = [row for row in waiting if not sequence.join(row)]
+        if len(left) == len(waiting):
+            break
+        waiting = left
+    others = dict.fromkeys(item for row in waiting for item in row.items())
+    return sequence.items, [item for item in others if item not in sequence.known]
+
+
+class _Sequence:
+    """A user's sequence so far: `items` in time order, and the set of them."""
+
+    def __init__(self, row: _Row) -> None:
+        self.items = row.items()
+        self.known = set(self.items)
+        self._last_part = row.part
+
+    def join(self, row: _Row) -> bool:
+        """Add what a row has before or behind an overlap; false if it has something to add, and
+        overlaps nowhere. No file's row is put behind those of a later one."""
+        items = row.items()
+        in_front = _overlap(items, self.items) if row.part <= self._last_part else 0
+        if in_front == len(items):
+            return True
+        behind = _overlap(self.items, items) if row.part >= self._last_part else 0
+        if not in_front and not behind:
+            return self.known.issuperset(items)
+        if in_front >= behind:
+            self.items[:0] = items[: len(items) - in_front]
+        else:
+            self.items += items[behind:]
+            self._last_part = row.part
+        self.known.update(items)
+        return True
+
+
+def _overlap(first: list[str], second: list[str]) -> int:
+    """How many items at the end of one are those at the beginning of the other, at most."""
+    for count in range(min(len(first), len(second)), 0, -1):
+        if first[-count] == second[0] and first[-count:] == second[:count]:
+            return count
+    return 0
 
 
 def _given(given: Rows) -> dict[str, list[str]]:
