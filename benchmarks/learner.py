@@ -14,7 +14,7 @@ float64; `apart` is how far the two ways lie from each other.
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import tempfile
 import time
@@ -99,10 +99,11 @@ def padded_logprobs(model: PreTrainedModel, batch: pa.Table, device: str) -> Ten
     return logits.log_softmax(-1).gather(2, replies[:, :, None]).flatten()
 
 
-def shared_logprobs(scorer: ReplyScorer, batch: pa.Table, device: str) -> Tensor:
+def shared_logprobs(scorer: ReplyScorer | None, batch: pa.Table, device: str) -> Tensor:
     """The same by the learner's own pass."""
     width = len(batch["prompt_ids"][0]) + sum(len(r) for r in batch["reply_ids"].to_pylist())
     [micro_batch] = plan(batch, micro_batch_tokens=width).micro_batches
+    assert scorer
 
     def tensor(name: str) -> Tensor:
         return torch.from_numpy(getattr(micro_batch, name)).to(device)
@@ -124,6 +125,7 @@ class Passes:
     """Forward and backward passes of one way, in a process of its own."""
 
     def __init__(self, task: Task) -> None:
+        forget_peak()
         torch.set_num_threads(task.threads)
         if task.device == "cpu":
             keep_freed_memory()
@@ -132,7 +134,8 @@ class Passes:
             task.model_path, dtype=getattr(torch, task.dtype), attn_implementation="sdpa"
         )
         self.model.to(task.device)
-        self.scorer = ReplyScorer(self.model)
+        # It changes how the model attends.
+        self.scorer = ReplyScorer(self.model) if task.way == "shared" else None
         self.batch = sequences(task)
         self.logprobs: list[Tensor] = []
 
@@ -170,7 +173,18 @@ class Passes:
         """Most memory held at once: of the GPU, or of the process."""
         if self.task.device == "cuda":
             return torch.cuda.max_memory_allocated() / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return peak_bytes() / 2**30
+
+
+def forget_peak() -> None:
+    """The most memory held at once begins anew: a process begins with its parent's."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
 
 
 _passes: Passes
