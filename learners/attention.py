@@ -151,7 +151,11 @@ def packed_groups_attention(
         )
     if scaling is None:
         scaling = query_BHWD.shape[-1] ** -0.5
-    return packed_attention(query_BHWD, key_BKWD, value_BKWD, packed, scaling), None
+    width = value_BKWD.shape[-1]
+    if narrower := query_BHWD.shape[-1] - width:  # the kernels know one width: zeros add nothing
+        value_BKWD = nn.functional.pad(value_BKWD, (0, narrower))
+    out = packed_attention(query_BHWD, key_BKWD, value_BKWD, packed, scaling)
+    return out[..., :width], None
 
 
 AttentionInterface.register(PACKED_GROUPS, packed_groups_attention)

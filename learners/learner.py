@@ -34,6 +34,8 @@ from learners.groups import COMPONENTS
 from learners.logprobs import ReplyScorer
 from learners.metrics import BatchStats
 from learners.objectives import ANCHOR, Objective, token_loss
+from learners.probe import check_packed_scores
+from learners.trainable import check_window
 from learners.weights import (
     FrozenWeights,
     load_language_model,
@@ -110,7 +112,22 @@ class DeepSpeedLearner(TorchLearner):
             "rollouts_trained": 0,  # all that made these weights
             "weight_version": 0,
         }
+        self._try_out()
         self._is_built = True
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Checks the model's scores as an update would make them."""
+        self.engine.eval()
+        self.model.train()
+        check_window(self.model.config, self.config.max_model_len)
+        check_packed_scores(
+            lambda micro_batch: self._logprobs(self._to_device(micro_batch), temperature=1.0),
+            self.model.config.get_text_config().vocab_size,
+            self.model.dtype,
+            self.model.config.model_type,
+        )
+        self.engine.eval()
 
     @collective
     def update_sequences(self, sequences: pa.Table, *, objective: str) -> dict[str, float]:

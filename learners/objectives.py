@@ -29,8 +29,9 @@ def truncated_losses(
 
     Truncated importance sampling (Ionides 2008; as V-trace's ρ̄ in IMPALA, arXiv 1802.01561): of
     rollouts that older weights sampled, each token counts by how likely the weights of now make
-    it, up to a cap that bounds the variance. No token loses its gradient, and the bias is that of
-    the tokens above the cap alone.
+    it, up to a cap that bounds the variance. No token loses its gradient. What older weights wrote
+    before a token, and after it, isn't corrected: exact for replies of one token, for longer ones
+    to first order in how far the weights have moved (as in TRPO, arXiv 1502.05477, section 2).
     """
     return -ratio_N.detach().clamp(max=cap) * advantages_N * logprobs_N
 

@@ -1,7 +1,7 @@
 """Which language models the learner can train."""
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from learners.attention import attention_windows
 from learners.weights import parameter_shapes, published, weight_layout
@@ -18,6 +18,27 @@ def check_trainable(language_model: PreTrainedModel) -> None:
     _check_output_layer(language_model)
     _check_attention(language_model)
     _check_weights(language_model)
+
+
+def check_window(config: PreTrainedConfig, max_model_len: int) -> None:
+    """Checks that positions mean the same wherever a row ends.
+
+    Raises:
+        ConfigError: if the rotary frequencies change with a row's longest sequence, and the window
+            reaches where they do: a prompt's neighbours in its row would change its scores.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    for parameters in (rope, *(each for each in rope.values() if isinstance(each, dict))):
+        if parameters.get("rope_type") not in ("dynamic", "longrope"):
+            continue
+        known = config.get_text_config().max_position_embeddings
+        fixed_to = parameters.get("original_max_position_embeddings") or known
+        if max_model_len > fixed_to:
+            raise ConfigError(
+                f"max_model_len is {max_model_len}, but the rotary frequencies of models of type "
+                f"{config.model_type!r} ({parameters['rope_type']}) change with the length beyond "
+                f"{fixed_to} tokens, for all that share a row: lower it to that."
+            )
 
 
 def _check_output_layer(language_model: PreTrainedModel) -> None:
@@ -39,6 +60,10 @@ def _check_attention(language_model: PreTrainedModel) -> None:
     """Refuses attention that can't be replaced by that of packed groups."""
     attention_windows(language_model.config)
     config = language_model.config
+    if getattr(config, "block_types", None) or getattr(
+        config, "use_bidirectional_attention", False
+    ):
+        raise _refused(language_model, "not all of their layers are causal attention")
     sinks = any(name.endswith(".sinks") for name, _ in language_model.named_parameters())
     if sinks or getattr(config, "attn_logit_softcapping", None) is not None:
         raise _refused(

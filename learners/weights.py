@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,14 +41,20 @@ def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreT
         del zero3
     if config.zero_stage == 3:
         _restore_rotary_frequencies(model)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010
+    for owner in (model.config.get_text_config(), *model.modules()):
+        _take_noise_out(owner)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def _take_noise_out(owner: Any) -> None:
+    """Of a module, or of a configuration that modules read as they work."""
+    if isinstance(owner, nn.Dropout):
+        owner.p = 0.0
+    for name, value in vars(owner).items():
+        if isinstance(value, float) and re.search("dropout|pdrop|jitter", name):
+            setattr(owner, name, 0.0)
 
 
 def _restore_rotary_frequencies(model: PreTrainedModel) -> None:

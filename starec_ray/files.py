@@ -1,4 +1,5 @@
-"""Files that a crash leaves whole, and paths told from addresses of a store."""
+"""Files that a crash leaves whole, places that can't be written, and paths told from addresses of a
+store."""
 
 import hashlib
 import json
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, StorageError
 
 
 def local_path(path: str | Path) -> Path:
@@ -56,6 +57,19 @@ def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     lines = path.read_text(encoding="utf-8").split("\n")
     # A whole line ends in a newline; behind the last one is nothing, or a torn line.
     return [(text, json.loads(text)) for text in lines[:-1]]
+
+
+@contextmanager
+def failing_for(place: Path, remedy: str) -> Iterator[None]:
+    """What the system refuses becomes an error that names the place and says what to do.
+
+    Raises:
+        StorageError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{place} can't be written: {error}. {remedy}") from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """RLlib's Algorithm, as far as it goes another way here: weights stay with the learners, engines
 evaluate, and folders are shared."""
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +11,8 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from starec_ray.errors import ConfigError
+
+SAVING = ".saving-"  # how folders begin that a checkpoint is written into
 
 
 class RLlibAlgorithm(Algorithm):
@@ -67,7 +70,9 @@ class RLlibAlgorithm(Algorithm):
         machine alone, where learners on other nodes have no part."""
         if checkpoint_dir or not self._storage:
             return super().save(checkpoint_dir)
-        with TemporaryDirectory(prefix=".saving-", dir=self.shared_folder) as folder:
+        for left in self.shared_folder.glob(f"{SAVING}*"):  # by a process that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+        with TemporaryDirectory(prefix=SAVING, dir=self.shared_folder) as folder:
             return super().save(folder)
 
     def _shared_folder(self) -> Path:

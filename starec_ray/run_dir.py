@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from numpy.typing import ArrayLike
 
 from starec_ray.cluster.failures import FailureEvent
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.files import append_line, local_path, read_json_lines, written_whole
+from starec_ray.files import append_line, failing_for, local_path, read_json_lines, written_whole
 from starec_ray.schemas import READABLE_ROLLOUTS
 
 EVALUATION = "evaluation.json"
 LAST_BATCH = "last_batch.parquet"
 BEST_EPOCH = "best_epoch"  # of the anchor, while that lasts
+REMEDY = "Make room, or give another folder."
 # What stands at the end.
 RESULTS = (EVALUATION, "evaluation_cases.parquet", "policies.png", "training.png")
 
@@ -44,13 +45,16 @@ class RunDir:
 
     Raises:
         ConfigError: if it isn't there and `create` is False, or is a file, or a store's address.
+        StorageError: if it can't be made.
     """
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         # Ray's actors and pyarrow have other working folders.
         self.path = local_path(path).absolute()
-        if create and not self.path.exists():
-            self.path.mkdir(parents=True)
+        if create:
+            with failing_for(self.path, REMEDY):
+                if not self.path.exists():
+                    self.path.mkdir(parents=True)
         if not self.path.is_dir():
             raise ConfigError(f"{self.path} is no run folder: give the folder that a run wrote.")
         self.config = self.path / "config.yaml"
@@ -70,19 +74,23 @@ class RunDir:
 
         Raises:
             ConfigError: naming the process that holds the folder.
+            StorageError: nothing can be written here.
         """
-        with open(self.path / "lock", "a+", encoding="utf-8") as file:
+        with failing_for(self.path, REMEDY):
+            # Unbuffered: what a full disk refuses would be tried again as it is closed.
+            file = open(self.path / "lock", "ab+", buffering=0)  # noqa: SIM115 - closed below
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
                 raise ConfigError(
-                    f"{self.path} is in use by process {file.read().strip() or 'unknown'}: wait "
-                    "for it, end it, or give another run folder."
+                    f"{self.path} is in use by process {file.read().decode().strip() or 'unknown'}"
+                    ": wait for it, end it, or give another run folder."
                 ) from None
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            with failing_for(self.path, REMEDY):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n".encode())
             yield
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -208,12 +216,29 @@ class RunDir:
         return [path.name for path in self._written() if path.exists()]
 
     def clear(self) -> None:
-        """Removes what a run writes here, and nothing else."""
-        for path in self._written():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        """Removes what a run writes here, and nothing else: of a link to another disk, which it
+        writes through, what it has written there.
+
+        Raises:
+            StorageError: something can't be removed.
+        """
+        through = {
+            self.rollouts: "iteration-*",
+            self.tensorboard: "events.out.tfevents.*",
+            self.checkpoints: "iteration-*",
+        }
+        with failing_for(self.path, REMEDY):
+            for path in self._written():
+                if path.is_symlink() and path.is_dir() and path in through:
+                    for inside in list(path.glob(through[path])):
+                        _remove(inside)
+                else:
+                    _remove(path)
+
+    def would_lose(self, path: str | Path) -> bool:
+        """Whether it lies in what `clear` removes."""
+        found = Path(path).resolve()
+        return any(found.is_relative_to(own.resolve()) for own in self._written())
 
     def rewind(self, iteration: int) -> None:
         """Drop what came after an iteration, as a run goes on from there: later metrics and
@@ -232,10 +257,11 @@ class RunDir:
             (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """End the TensorBoard file."""
+        """End the TensorBoard file; what a full disk has no room for is in metrics.jsonl too."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with suppress(OSError):  # it would hide what ended the run
+                writer.close()
 
     def _written(self) -> list[Path]:
         results = (self.path / name for name in RESULTS)
@@ -255,6 +281,14 @@ class RunDir:
 
     def _rollouts_file(self, iteration: int) -> Path:
         return self.rollouts / f"iteration-{iteration:05d}.parquet"
+
+
+def _remove(path: Path) -> None:
+    """A file, a folder with all in it, or a link without what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def flatten(line: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

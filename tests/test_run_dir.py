@@ -1,9 +1,11 @@
 """The run folder: whole files, one writer, and what a person reads of rollouts."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from starec_ray import schemas
 from starec_ray.cluster.failures import FailureEvent
 from starec_ray.data.store import check_out
-from starec_ray.errors import ConfigError, DataError
+from starec_ray.errors import ConfigError, DataError, StorageError
 from starec_ray.files import written_whole
 from starec_ray.run_dir import EVALUATION, RunDir, flatten
 from starec_ray.schemas import READABLE_ROLLOUTS
@@ -225,3 +227,51 @@ def test_clearing_removes_what_a_run_wrote_and_nothing_else(tmp_path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     run.clear()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_clearing_goes_through_a_link_and_leaves_what_no_run_wrote(tmp_path) -> None:
+    big, models = tmp_path / "big", tmp_path / "models"
+    for folder in (big / "iteration-00001", big / "data", models / "llama"):
+        folder.mkdir(parents=True)
+    run = RunDir(tmp_path / "run")
+    run.checkpoints.symlink_to(big)
+    run.model.symlink_to(models)
+    (run.path / EVALUATION).write_text("{}")
+    run.clear()
+    assert [path.name for path in run.path.iterdir()] == ["checkpoints"]
+    assert [path.name for path in big.iterdir()] == ["data"]
+    assert (models / "llama").exists()
+
+
+def test_what_can_not_be_removed_is_told_with_the_folder(tmp_path, monkeypatch) -> None:
+    run = RunDir(tmp_path)
+    run.model.mkdir()
+    monkeypatch.setattr("shutil.rmtree", Mock(side_effect=PermissionError("not yours")))
+    with pytest.raises(StorageError, match=rf"{tmp_path} can't be written: not yours"):
+        run.clear()
+
+
+def test_a_full_disk_does_not_replace_what_ended_the_run(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    run.append_metrics({"iteration": 1})
+    writer = run._writer
+    run._writer = Mock(close=Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(StorageError, match="the cause"):
+        try:
+            raise StorageError("the cause")
+        finally:
+            run.close()
+    writer.close()
+    run.append_metrics({"iteration": 2})  # into a file of its own
+    run.close()
+    assert len(list(run.tensorboard.iterdir())) == 2
+
+
+def test_a_place_that_can_not_be_written_is_named_with_what_to_do(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/run can't be written: .*give another folder"):
+        RunDir(tmp_path / "file" / "run")
+    run = RunDir(tmp_path / "run")
+    (run.path / "lock").mkdir()
+    with pytest.raises(StorageError, match=r"/run can't be written: .*give another"), run.lock():
+        pass

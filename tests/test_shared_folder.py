@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from pyarrow.fs import LocalFileSystem
+from ray.rllib.algorithms.algorithm import Algorithm
 
 from starec_ray.algorithm import STARec
 from starec_ray.run_dir import BEST_EPOCH, RunDir
@@ -77,3 +78,16 @@ def test_a_trial_keeps_it_in_its_folder_of_the_storage_and_plain_rllib_in_its_lo
     assert algo._shared_folder() == trial
     algo._storage.storage_filesystem = "an object store's"  # learners write through paths
     assert algo._shared_folder() == tmp_path / "of this machine"
+
+
+def test_what_a_killed_trial_had_begun_to_save_goes_with_the_next(algo, tmp_path, monkeypatch):
+    algo._storage, algo.shared_folder = "Tune's", tmp_path
+    for left in (".saving-killed", "checkpoint_000001"):
+        (tmp_path / left / "learners").mkdir(parents=True)
+
+    def save(self, folder):
+        return sorted(path.name.partition("-")[0] for path in tmp_path.iterdir())
+
+    monkeypatch.setattr(Algorithm, "save", save)
+    assert algo.save() == [".saving", "checkpoint_000001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_000001"]

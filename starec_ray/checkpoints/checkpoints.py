@@ -72,10 +72,10 @@ class Checkpoints:
             StorageError: the disk is full.
         """
         self.folder.mkdir(exist_ok=True)
+        self._clear_parts()
         self._check_room()
         target = self.folder / f"iteration-{algo.training_iteration:05d}"
         part = target.with_name(target.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed here
         try:
             part.mkdir()
             if score is not None:
@@ -102,24 +102,47 @@ class Checkpoints:
     def bring(self) -> None:
         """Those that the store has and this folder lacks, or has no longer as they were written,
         the newest first, unless this folder is ahead: on another machine, after one that went on
-        elsewhere, or after a copy was cut off."""
-        if not self.store or not (copies := self.store.names()):
+        elsewhere, or after a copy was cut off.
+
+        Raises:
+            ConfigError: the store is another run's.
+            StorageError: the disk is full, or the store failed.
+        """
+        if not self.store:
+            return
+        self._check_owner(self.store)
+        if not (copies := self.store.names()):
             return
         here = [path.name for path in self.all() if not fault(path)]
         if here and here[-1] > copies[-1]:
             return
-        for name in reversed(copies):
-            if name not in here:
-                self.store.get(name, self.folder)
+        self.folder.mkdir(exist_ok=True)
+        self._clear_parts()
+        try:
+            for name in reversed(copies):
+                if name not in here:
+                    self.store.get(name, self.folder)
+        except StorageError as error:
+            if is_full(error, self.folder):
+                raise self._no_room("the disk is full") from error
+            raise
+
+    def claim_store(self) -> None:
+        """Says in the store whose it is, as long as there is no copy to tell."""
+        if self.store:
+            self.store.claim(self._identity)
 
     def named(self, name: str) -> Path:
-        """
+        """The one of that name, or at that path.
+
         Raises:
             ConfigError: there is no such one, or it isn't sound.
         """
         written = self.all()
-        chosen = self.folder / name
-        if chosen not in written:
+        given = Path(name)
+        chosen = self.folder / given.name
+        elsewhere = given.name != str(given) and given.parent.resolve() != self.folder.resolve()
+        if elsewhere or chosen not in written:
             there = ", ".join(path.name for path in written) or "none"
             raise ConfigError(f"{self.folder} holds no checkpoint {name}; there are: {there}.")
         if found := self._fault(chosen):
@@ -130,15 +153,16 @@ class Checkpoints:
         """Lets those after one go, in the store too, so that it is the newest.
 
         Raises:
-            ConfigError: as `named`.
+            ConfigError: as `named`, or the store is another run's.
         """
-        self.named(name)
+        chosen = self.named(name)
         if self.store:  # first: else what it still has would come back with a new machine
+            self._check_owner(self.store)
             for copy in self.store.names():
-                if copy > name:
+                if copy > chosen.name:
                     self.store.remove(copy)
         for later in self.all():
-            if later.name > name:
+            if later.name > chosen.name:
                 shutil.rmtree(later)
 
     def best(self) -> Path | None:
@@ -197,6 +221,7 @@ class Checkpoints:
     def _copy(self, store: CheckpointStore) -> None:
         """What fails is tried again with the next one: the run can go on without."""
         try:
+            self._check_owner(store)
             for path in self.sound():
                 store.put(path)
             for name in sorted(self._let_go):
@@ -204,6 +229,24 @@ class Checkpoints:
                 self._let_go.discard(name)
         except Exception as error:  # each kind of store has its own
             self._tell(f"{store.address} has no copy of the newest checkpoint yet: {error}")
+
+    def _check_owner(self, store: CheckpointStore) -> None:
+        """
+        Raises:
+            ConfigError: it is another run's.
+        """
+        if self._identity is None or (owner := store.owner()) is None:
+            return
+        if others := _differences(owner, self._identity):
+            raise ConfigError(
+                f"{store.address} is another run's ({'; '.join(others)}): bring back what changed, "
+                "or give this run a run.checkpoint_storage of its own."
+            )
+
+    def _clear_parts(self) -> None:
+        """Removes what runs that were killed here had begun, and what takes up its room."""
+        for part in self.folder.glob("iteration-*.part"):
+            shutil.rmtree(part, ignore_errors=True)
 
     def _check_room(self) -> None:
         """The newest one tells how much the next will take."""
@@ -216,8 +259,11 @@ class Checkpoints:
 
     def _no_room(self, why: str) -> StorageError:
         kept = self.all()
-        newest = f"{kept[-1]} is whole: make room, then --resume" if kept else "there is none yet"
-        return StorageError(f"no checkpoint can be written to {self.folder}: {why}. {newest}.")
+        newest = f"{kept[-1]} is whole" if kept else "there is none yet"
+        return StorageError(
+            f"no checkpoint can be written to {self.folder}: {why}. {newest}: make room, then "
+            "--resume."
+        )
 
 
 def is_full(error: BaseException, folder: Path) -> bool:

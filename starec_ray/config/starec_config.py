@@ -261,7 +261,8 @@ class STARecConfig(OwnSections):
         Args:
             zero_stage: DeepSpeed's ZeRO stage: 1, 2 or 3.
             micro_batch_tokens: maximum number of tokens in one forward and backward pass on one
-                learner; a prompt counts once for its group.
+                learner; a prompt counts once for its group, unless it leaves too little room for
+                all replies: the group is split then, and its prompt computed for each part.
             gradient_checkpointing: recompute activations: slower, but takes less memory.
             num_learners: learners (ranks), each an actor of its own; 0 learns in the driver.
             num_cpus_per_learner: CPU cores per learner, and its threads if it has no GPU.

@@ -13,10 +13,11 @@ from rich.table import Table
 from starec_ray.data.dataset import Dataset
 from starec_ray.evaluation.plots import plot_policies
 from starec_ray.evaluation.results import HEADLINE, PolicyResult, results_table, summarise
-from starec_ray.files import written_whole
+from starec_ray.files import failing_for, written_whole
 from starec_ray.run_dir import EVALUATION
 
 BASELINE = "popularity"
+OUT_REMEDY = "Make room, or have it written elsewhere: starec evaluate … --out."
 _COLUMNS = {
     "ndcg@1": "N@1",
     "ndcg@5": "N@5",
@@ -27,8 +28,7 @@ _COLUMNS = {
 }
 
 
-def write_evaluation(
-    folder: Path,
+def describe_evaluation(
     results: Sequence[PolicyResult],
     dataset: Dataset,
     *,
@@ -37,13 +37,10 @@ def write_evaluation(
     seed: int = 0,
     trained_users: int = 0,
 ) -> dict[str, Any]:
-    """Write evaluation.json, evaluation_cases.parquet and policies.png; returns the summary.
+    """The summary, which evaluation.json holds.
 
     `data_path` and `split` say where the cases are from, `trained_users` of how many the models
     may have learned; the summary has it where there are any.
-
-    Everything in the summary can be computed again from evaluation_cases.parquet (see
-    `results.read_results`) and the data folder.
     """
     activity = {
         case_id: dataset.case(case_id).activity for result in results for case_id in result.case_ids
@@ -51,15 +48,28 @@ def write_evaluation(
     where: dict[str, Any] = {"data": data_path, "split": split, "seed": seed}
     if trained_users:
         where["trained_users"] = trained_users
-    summary = where | summarise(results, activity, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / "evaluation_cases.parquet") as aside:
-        pq.write_table(results_table(results), aside, compression="zstd")
-    with written_whole(folder / EVALUATION) as aside:
-        text = json.dumps(summary, indent=2, ensure_ascii=False)
-        aside.write_text(text + "\n", encoding="utf-8")
-    plot_policies(summary, folder / "policies.png")
-    return summary
+    return where | summarise(results, activity, seed=seed)
+
+
+def write_evaluation(
+    folder: Path, results: Sequence[PolicyResult], summary: Mapping[str, Any]
+) -> None:
+    """Write evaluation.json, evaluation_cases.parquet and policies.png.
+
+    Everything in the summary can be computed again from evaluation_cases.parquet (see
+    `results.read_results`) and the data folder.
+
+    Raises:
+        StorageError: the folder can't be written.
+    """
+    with failing_for(folder, OUT_REMEDY):
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / "evaluation_cases.parquet") as aside:
+            pq.write_table(results_table(results), aside, compression="zstd")
+        with written_whole(folder / EVALUATION) as aside:
+            text = json.dumps(summary, indent=2, ensure_ascii=False)
+            aside.write_text(text + "\n", encoding="utf-8")
+        plot_policies(summary, folder / "policies.png")
 
 
 def print_evaluation(summary: Mapping[str, Any], console: Console | None = None) -> None:

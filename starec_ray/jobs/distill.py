@@ -17,6 +17,7 @@ from starec_ray.distill.pipeline import Distillation, DistillSettings
 from starec_ray.distill.report import print_distillation, write_distillation
 from starec_ray.distill.teachers import CUT_OFF, Teacher
 from starec_ray.errors import STARecError
+from starec_ray.files import failing_for
 
 ITEM_ATTRIBUTES = ("year", "tags", "people", "popularity")  # what a teacher is shown
 REMEDY = (
@@ -39,6 +40,7 @@ def distill(
 
     Raises:
         STARecError: it answered nothing; no table is written then.
+        StorageError: `out` can't be written.
 
     Args:
         agent: see `teachers_agent`.
@@ -47,9 +49,11 @@ def distill(
         asked_how: what of the teacher's settings changes its answers, plain JSON values. Answers
             of a journal in `out` stand where they are the same.
     """
-    out.mkdir(parents=True, exist_ok=True)
     how = json.dumps([teacher.name, *asked_how, *(["guided"] * settings.guided)])
-    with Journal(out / "journal.jsonl", how) as journal:
+    with failing_for(out, "Give another --out."):
+        out.mkdir(parents=True, exist_ok=True)
+        journal = Journal(out / "journal.jsonl", how)
+    with journal:
         if len(journal):
             console.print(f"going on: {len(journal)} answers are there")
         distillation = Distillation(agent, cases, targets, teacher, journal, settings)

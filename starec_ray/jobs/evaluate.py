@@ -1,5 +1,6 @@
 """Evaluate what a run made: all policies over the same test cases."""
 
+import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +11,14 @@ from starec_ray.config.recipe import Recipe
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError, DataError
 from starec_ray.evaluation.evaluate import check_cases, evaluate_all, evaluation_case_ids
-from starec_ray.evaluation.report import print_evaluation, write_evaluation
+from starec_ray.evaluation.report import (
+    OUT_REMEDY,
+    describe_evaluation,
+    print_evaluation,
+    write_evaluation,
+)
 from starec_ray.evaluation.session import Session, evaluation_session
+from starec_ray.files import failing_for
 from starec_ray.jobs.plan import REMEDY
 from starec_ray.models.resolve import check_same_shape, resolve_model
 from starec_ray.run_dir import RunDir
@@ -48,6 +55,7 @@ def evaluate_models(
 
     Raises:
         ConfigError: if one of the models isn't there, or has another shape than the recipe's.
+        StorageError: if `out` can't be written.
     """
     config = recipe.config.copy(copy_frozen=False).resolve()
     for folder in models.values():
@@ -64,10 +72,19 @@ def evaluate_models(
             f"[yellow]{known} of these {split} users are training users of {trained_with}[/], "
             "which these models were trained with: their figures may be too good."
         )
+    _check_writable(out)
     start_ray(recipe.run.ray)
     check_resources(actor_bundles(config, learners=False), REMEDY)
     with evaluation_session(config) as session:
         return compare(session, models, recipe, out, console, split, trained_users=known)
+
+
+def _check_writable(out: Path) -> None:
+    """Makes the folder, and leaves nothing in it."""
+    with failing_for(out, OUT_REMEDY):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out, buffering=0) as probe:
+            probe.write(bytes(4096))  # a full disk takes an empty file
 
 
 def users_trained_on(dataset: Dataset, split: str, limit: int, trained_with: str) -> int:
@@ -105,7 +122,8 @@ def compare(
 ) -> dict:
     """Random order, popularity, then `models`, with engines that run already.
 
-    Writes evaluation.json and its companions into `out`; returns what evaluation.json holds.
+    Prints the figures, then writes evaluation.json and its companions into `out`; returns what
+    evaluation.json holds.
     """
     limit = recipe.run.evaluation_cases or None
     results = evaluate_all(
@@ -119,8 +137,7 @@ def compare(
         batch_size=recipe.config.max_num_seqs * recipe.config.num_env_runners,
         seed=recipe.run.seed,
     )
-    summary = write_evaluation(
-        out,
+    summary = describe_evaluation(
         results,
         session.dataset,
         data_path=str(recipe.config.data_path),
@@ -128,5 +145,6 @@ def compare(
         seed=recipe.run.seed,
         trained_users=trained_users,
     )
-    print_evaluation(summary, console)
+    print_evaluation(summary, console)  # first: the disk may be full by now
+    write_evaluation(out, results, summary)
     return summary

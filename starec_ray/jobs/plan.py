@@ -48,7 +48,7 @@ def print_plan(recipe: Recipe, console: Console) -> None:
     on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
     dtype = resolve_dtype(config.dtype, on_gpu)
     if model is not None:
-        _check_trainable(model)
+        _check_trainable(model, config.max_model_len)
         check_engine(config, resolve_model(config.model_name), dtype)
     parameters, origin = _count(config.model_name, model)
     console.print(
@@ -136,11 +136,11 @@ def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str])
             )
 
 
-def check_learnable(name: str) -> None:
-    """Raises ConfigError if the learner can't train the model; where its config can't be fetched
-    the learner itself tells."""
+def check_learnable(name: str, max_model_len: int) -> None:
+    """Raises ConfigError if the learner can't train the model with that window; where its config
+    can't be fetched the learner itself tells."""
     if (model := _without_weights(name)) is not None:
-        _check_trainable(model)
+        _check_trainable(model, max_model_len)
 
 
 def count_parameters(name: str) -> tuple[int, str]:
@@ -152,10 +152,11 @@ def count_parameters(name: str) -> tuple[int, str]:
     return _count(name, _without_weights(name))
 
 
-def _check_trainable(model: Any) -> None:
-    from learners.trainable import check_trainable  # loads modelling code, seconds
+def _check_trainable(model: Any, max_model_len: int) -> None:
+    from learners.trainable import check_trainable, check_window  # loads modelling code, seconds
 
     check_trainable(model)
+    check_window(model.config, max_model_len)
 
 
 def _count(name: str, model: Any) -> tuple[int, str]:

@@ -2,15 +2,31 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from starec_ray.checkpoints.checkpoints import Checkpoints
 from starec_ray.checkpoints.files import LEARNERS, REFERENCE, progress_of
+from starec_ray.checkpoints.store import CheckpointStore
 from starec_ray.config.recipe import Recipe, changed_keys, resolved_sections
 from starec_ray.errors import ConfigError
 from starec_ray.files import put_in_place
 from starec_ray.run_dir import EVALUATION, RunDir
+from starec_ray.training.traces import trace_files
+
+
+def check_inputs_stay(run: RunDir, config: Any) -> None:
+    """
+    Raises:
+        ConfigError: what the run learns from lies in what it replaces as it begins.
+    """
+    for path in (config.data_path, config.model_path, *trace_files(config.traces)):
+        if run.would_lose(path):
+            raise ConfigError(
+                f"the run begins with {path}, which it would remove from its own folder: give "
+                "another --run-dir, or move that elsewhere."
+            )
 
 
 def starting_point(
@@ -22,34 +38,55 @@ def starting_point(
     resume: bool,
     checkpoint: str,
 ) -> Path | None:
-    """The checkpoint that the run goes on from; None starts it afresh, in an emptied folder."""
+    """The checkpoint that the run goes on from; None starts it afresh, see `begin_afresh`."""
     if not resume:
         if (held := run.holds()) and not overwrite:
             raise ConfigError(
                 f"{run.path} holds a run already ({', '.join(held)}): give another --run-dir, "
                 "--resume it, or --overwrite."
             )
-        store = checkpoints.store
-        if store and (copies := store.names()) and not overwrite:
-            raise ConfigError(
-                f"{store.address} holds a run's checkpoints already ({', '.join(copies)}): give "
-                "another run.checkpoint_storage, --resume it, or --overwrite."
-            )
+        if checkpoints.store and not overwrite:
+            _check_is_nobodys(checkpoints.store)
         return None
-    checkpoints.bring()
     begun = run.config.exists()
-    if not begun and not checkpoints.all():
-        raise ConfigError(f"{run.path} holds no run to resume: leave --resume out.")
     if begun and (changed := changed_keys(run.read_config(), resolved_sections(recipe))):
         raise ConfigError(
             f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
             f"its own ({run.config}), or start another run."
         )
+    checkpoints.bring()
+    if not begun and not checkpoints.all():
+        raise ConfigError(f"{run.path} holds no run to resume: leave --resume out.")
     if checkpoint:
         return checkpoints.named(checkpoint)
     if (newest := checkpoints.newest()) is None:
         console.print(f"{run.path} has no checkpoint yet: it starts over.")
     return newest
+
+
+def begin_afresh(run: RunDir, checkpoints: Checkpoints, *, overwrite: bool, resume: bool) -> None:
+    """Empties the run's folder, and makes the storage its own.
+
+    Raises:
+        ConfigError: another run has begun with that storage meanwhile.
+        StorageError: something can't be removed, or the storage can't be written.
+    """
+    if checkpoints.store:  # first: where it refuses, the run's folder is as it was
+        if overwrite:
+            checkpoints.store.clear()
+        elif not resume:
+            _check_is_nobodys(checkpoints.store)
+        checkpoints.claim_store()
+    run.clear()
+
+
+def _check_is_nobodys(store: CheckpointStore) -> None:
+    copies = store.names()
+    if copies or store.owner() is not None:
+        raise ConfigError(
+            f"{store.address} holds a run's checkpoints already ({', '.join(copies) or 'none yet'})"
+            ": give another run.checkpoint_storage, --resume it, or --overwrite."
+        )
 
 
 def is_finished(run: RunDir, recipe: Recipe, checkpoint: Path) -> bool:

@@ -24,14 +24,25 @@ from starec_ray.data.store import MANIFEST as DATA_MANIFEST
 from starec_ray.errors import CollapseError, ConfigError, StorageError
 from starec_ray.evaluation.plots import plot_training
 from starec_ray.evaluation.session import SavedModels, Session
+from starec_ray.files import failing_for
 from starec_ray.jobs.collapse import way_back
 from starec_ray.jobs.evaluate import compare, trained_models
 from starec_ray.jobs.plan import REMEDY, check_data, check_learnable
-from starec_ray.jobs.resume import bring_anchored_model, is_finished, standing, starting_point
+from starec_ray.jobs.resume import (
+    begin_afresh,
+    bring_anchored_model,
+    check_inputs_stay,
+    is_finished,
+    standing,
+    starting_point,
+)
 from starec_ray.progress import phase
 from starec_ray.run_dir import RunDir
 from starec_ray.training.learner_calls import LearnersLostError
 from starec_ray.training.recovery import Recovery
+
+# What tells that a folder is something else's.
+FOREIGN = {DATA_MANIFEST: "a data folder", "sweep.yaml": "the folder of a sweep"}
 
 
 def train(
@@ -52,15 +63,15 @@ def train(
         overwrite: empty a folder, and a storage, that holds a run already.
         resume: go on from the newest checkpoint of the run in the folder; where there is none,
             of those in the storage.
-        checkpoint: the name of an earlier one to resume from; those after it are removed.
+        checkpoint: the name or path of an earlier one to resume from; those after it are removed.
 
     Raises:
         ConfigError: if the folder holds a run already and neither is asked for, or is in use, or
-            is a data folder, or the recipe can't be run, or isn't that of the run to resume.
+            is one of data or of a sweep, or the storage is another run's, or the recipe can't be
+            run, or isn't that of the run to resume.
         TooManyFailuresError, CollapseError, DeadlineError, StorageError: what ended the training.
     """
-    if (run_path / DATA_MANIFEST).is_file():
-        raise ConfigError(f"{run_path} is a data folder: give another --run-dir.")
+    _check_is_free(run_path)
     run = RunDir(run_path)
     with run.lock():
         recipe.config.resolve()
@@ -74,7 +85,8 @@ def train(
             else None,
         )
         check_data(recipe, Dataset.load(recipe.config.data_path))
-        check_learnable(recipe.config.model_name)
+        check_learnable(recipe.config.model_name, recipe.config.max_model_len)
+        check_inputs_stay(run, recipe.config)
         start = starting_point(run, recipe, checkpoints, console, overwrite, resume, checkpoint)
         if start and not checkpoint and is_finished(run, recipe, start):
             console.print(
@@ -91,9 +103,7 @@ def train(
             if checkpoint:  # only now: what goes would be missed if nothing could be started
                 checkpoints.go_back_to(checkpoint)
             if not start:
-                run.clear()
-                if checkpoints.store:
-                    checkpoints.store.clear()
+                begin_afresh(run, checkpoints, overwrite=overwrite, resume=resume)
             run.write_config(resolved_sections(recipe))
             algo.failures.tell = functools.partial(_tell, run, console)
             algo.rollout_queue.end = recipe.run.iterations
@@ -114,6 +124,14 @@ def train(
             algo.stop()
             run.close()
     return run
+
+
+def _check_is_free(folder: Path) -> None:
+    """Before anything is written there, not even a lock."""
+    with failing_for(folder, "Give another --run-dir."):
+        for name, what in FOREIGN.items():
+            if (folder / name).is_file():
+                raise ConfigError(f"{folder} is {what}: give another --run-dir.")
 
 
 def _train(

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from starec_ray.errors import ConfigError
+from starec_ray.files import failing_for
 from starec_ray.models.tiny_model import write_tiny_model
 from starec_ray.models.tokens import takes_system_messages
 
@@ -50,6 +51,7 @@ def resolve_model(model: str) -> str:
     Raises:
         ConfigError: if the folder holds no whole causal language model, or the embedded package
             isn't installed.
+        StorageError: if the cache can't be written.
     """
     if model in EMBEDDED:
         return str(_cached(model, lambda folder: _convert(_weights(model), folder)))
@@ -197,10 +199,11 @@ def _missing_weights(folder: Path) -> list[str]:
 def _cached(model: str, write: Callable[[Path], None]) -> Path:
     """The model's folder in the cache, written by the first who asks for it."""
     folder = cache_folder() / model
-    if (folder / "config.json").is_file():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{model}-", dir=folder.parent))
+    with failing_for(folder.parent, "Let STAREC_CACHE name a folder for models."):
+        if (folder / "config.json").is_file():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{model}-", dir=folder.parent))
     try:
         write(aside)
         try:

@@ -249,3 +249,40 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     (tmp_path / PROGRESS).write_text('{"iterations_done": 3}')
     with pytest.raises(ConfigError, match="has format 1, and this version reads 4"):
         progress_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "form", ["{0}/iteration-00002", "./iteration-00002", "iteration-00002/", "ours/iteration-00002"]
+)
+def test_one_that_is_named_by_its_path_is_gone_back_to_and_stays(tmp_path, form, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "ours", keep=0)
+    for iteration in (1, 2, 3):
+        save(checkpoints, iteration)
+    name = form.format(checkpoints.folder)
+    assert checkpoints.named(name) == checkpoints.folder / "iteration-00002"
+    checkpoints.go_back_to(name)
+    assert names(checkpoints) == ["iteration-00001", "iteration-00002"]
+
+
+@pytest.mark.parametrize("name", ["{0}/theirs/iteration-00002", "../theirs/iteration-00002", "."])
+def test_what_lies_elsewhere_is_none_of_them(tmp_path, name):
+    checkpoints = Checkpoints(tmp_path / "ours", keep=0)
+    for folder in ("ours", "theirs"):
+        save(Checkpoints(tmp_path / folder, keep=0), 2)
+    with pytest.raises(ConfigError, match=r"holds no checkpoint .*; there are: iteration-00002"):
+        checkpoints.go_back_to(name.format(tmp_path))
+    assert names(checkpoints) == ["iteration-00002"]
+
+
+def test_what_a_killed_run_had_begun_does_not_take_the_room_of_the_next(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1)
+    part = tmp_path / "iteration-00002.part"
+    part.mkdir()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage._replace(free=900 if part.exists() else 9000)
+    )
+    save(checkpoints, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration-00003"]

@@ -1,6 +1,8 @@
 """Copies of checkpoints in a store: those that are kept, whole, and brought back."""
 
 import contextlib
+import errno
+import os
 import shutil
 import socket
 import threading
@@ -15,8 +17,8 @@ from starec_ray.checkpoints import store
 from starec_ray.checkpoints.checkpoints import Checkpoints
 from starec_ray.checkpoints.files import MANIFEST, fault
 from starec_ray.checkpoints.store import CheckpointStore
-from starec_ray.errors import ConfigError, DeadlineError
-from tests.checkpoints.test_checkpoints import names, save, truncated
+from starec_ray.errors import ConfigError, DeadlineError, StorageError
+from tests.checkpoints.test_checkpoints import OURS, names, save, truncated
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -254,3 +256,76 @@ def test_a_store_that_falls_silent_costs_copies_and_not_the_run(
     for name in ("iteration-00003", "iteration-00004"):
         store_at(address).get(name, tmp_path)
         assert not fault(tmp_path / name)
+
+
+def of_run(tmp_path, address, told, *, group_size):
+    """Of a run that differs from others in this."""
+    identity = OURS | {"settings": {"training.group_size": group_size}}
+    folder = tmp_path / f"groups of {group_size}"
+    return Checkpoints(folder, 2, identity, told.append, store_at(address)), identity
+
+
+def test_two_runs_with_one_store_do_not_take_each_others_copies_away(address, tmp_path, told):
+    ours, identity = of_run(tmp_path, address, told, group_size=8)
+    theirs, their_identity = of_run(tmp_path, address, told, group_size=4)
+    for iteration in (1, 2, 3):  # both began while it was empty
+        save(ours, iteration, identity=identity)
+        save(theirs, iteration, identity=their_identity)
+    assert len(told) == 3 and address in told[0]
+    assert "is another run's (training.group_size was 8 and is 4)" in told[0]
+    kept = ["iteration-00002", "iteration-00003"]
+    assert store_at(address).names() == names(ours) == names(theirs) == kept
+    with pytest.raises(ConfigError, match="is another run's"):
+        theirs.go_back_to("iteration-00002")
+    resumed, _ = of_run(tmp_path / "elsewhere", address, told, group_size=8)
+    resumed.folder.parent.mkdir()
+    resumed.bring()
+    assert names(resumed) == [path.name for path in resumed.sound()] == kept
+
+
+def test_a_run_does_not_go_on_with_the_store_of_another(address, tmp_path, told):
+    theirs, their_identity = of_run(tmp_path, address, told, group_size=4)
+    theirs.claim_store()
+    ours, _ = of_run(tmp_path, address, told, group_size=8)
+    with pytest.raises(ConfigError, match=r"was 4 and is 8\).* run\.checkpoint_storage of its own"):
+        ours.bring()
+    save(theirs, 1, identity=their_identity)
+    with pytest.raises(ConfigError, match=r"was 4 and is 8\)"):
+        ours.bring()
+    assert not ours.folder.exists() and not told
+
+
+def test_a_store_that_tells_of_no_run_is_named(tmp_path, told):
+    address = f"file://{tmp_path}/store"
+    ours, _ = of_run(tmp_path, address, told, group_size=8)
+    ours.claim_store()
+    (tmp_path / "store" / store.OWNER).write_text("{")  # a crash came between
+    with pytest.raises(ConfigError, match=r"run\.json of file.* doesn't tell whose it is"):
+        ours.bring()
+
+
+def test_what_is_brought_to_a_full_disk_leaves_nothing_behind(
+    checkpoints, address, tmp_path, monkeypatch
+):
+    save(checkpoints, 1)
+    elsewhere = Checkpoints(tmp_path / "elsewhere", 2, store=store_at(address))
+
+    def full(source, target, heartbeat):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "_copy", full)
+    with pytest.raises(
+        StorageError, match=r"elsewhere: the disk is full.*make room, then --resume"
+    ):
+        elsewhere.bring()
+    assert not list(elsewhere.folder.iterdir())
+
+
+def test_a_store_that_fails_is_told_with_what_was_asked_of_it(checkpoints, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError("Access Denied")
+
+    save(checkpoints, 1)
+    monkeypatch.setattr(CheckpointStore, "_remove", refuse)
+    with pytest.raises(StorageError, match=r"removing iteration-00001 from .* failed: Access"):
+        checkpoints.store.clear()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from starec_ray.cli import app
 from starec_ray.data.prepare import prepare
-from starec_ray.errors import ConfigError, DataError, STARecError
+from starec_ray.errors import ConfigError, DataError, STARecError, StorageError
 from tests.distill.server import TeacherServer, teacher_server
 
 BEFORE_THE_KILL = 7  # answers
@@ -130,3 +130,13 @@ def test_under_other_settings_a_question_is_asked_again(films, tmp_path):
     first = distil_by_template("0.0")
     assert distil_by_template("9.0") != first
     assert distil_by_template("0.0") == first
+
+
+def test_a_place_that_can_not_be_written_is_named(films, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "out" / "journal.jsonl").mkdir(parents=True)
+    for out in (tmp_path / "file" / "out", tmp_path / "out"):
+        result = called(films, out, "--teacher", "template", "--users", "4")
+        assert isinstance(result.exception, StorageError)
+        assert str(result.exception).startswith(f"{out} can't be written: ")
+        assert str(result.exception).endswith("another --out.")

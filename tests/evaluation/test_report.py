@@ -3,17 +3,20 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image  # comes with matplotlib
 from rich.console import Console
 
 from starec_ray.cli.evaluate import evaluate
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, StorageError
 from starec_ray.evaluation.evaluate import evaluate_all, evaluation_case_ids
 from starec_ray.evaluation.plots import plot_training
-from starec_ray.evaluation.report import print_evaluation, write_evaluation
+from starec_ray.evaluation.report import describe_evaluation, print_evaluation, write_evaluation
 from starec_ray.evaluation.results import read_results
+from starec_ray.jobs.evaluate import compare
+from tests.tiny_recipe import tiny_recipe
 
 PNG = b"\x89PNG\r\n"
 WHERE = {"data_path": "data/four", "split": "test"}
@@ -28,7 +31,8 @@ def results(world):
 
 def test_an_evaluation_leaves_its_numbers_its_ranks_and_a_plot(world, results, tmp_path) -> None:
     folder = tmp_path / "run"
-    summary = write_evaluation(folder, results, world.dataset, **WHERE, seed=3)
+    summary = describe_evaluation(results, world.dataset, **WHERE, seed=3)
+    write_evaluation(folder, results, summary)
     assert json.loads((folder / "evaluation.json").read_text()) == summary
     assert {name: summary[name] for name in ("data", "split", "seed", "cases")} == {
         "data": "data/four",
@@ -44,9 +48,9 @@ def test_an_evaluation_leaves_its_numbers_its_ranks_and_a_plot(world, results, t
 
 
 def test_the_screen_shows_every_policy_with_interval_malformed_rate_and_difference(
-    world, results, tmp_path
+    world, results
 ) -> None:
-    summary = write_evaluation(tmp_path, results, world.dataset, **WHERE)
+    summary = describe_evaluation(results, world.dataset, **WHERE)
     console = Console(width=82, record=True, file=io.StringIO())
     print_evaluation(summary, console)
     text = console.export_text()
@@ -57,6 +61,18 @@ def test_the_screen_shows_every_policy_with_interval_malformed_rate_and_differen
     assert "malformed reflections: untrained+slow 0.0 %, anchored+slow 0.0 %" in text
     assert all(result.policy in text for result in results)
     assert "10–10" in text
+
+
+def test_figures_are_shown_though_they_can_not_be_written(world, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    session = SimpleNamespace(
+        models=world.sampler, agent=world.agent, dataset=world.dataset, rewards=world.scorer
+    )
+    console = Console(width=82, record=True, file=io.StringIO())
+    recipe = tiny_recipe(tmp_path, tmp_path, None)
+    with pytest.raises(StorageError, match=r"file/out can't be written: .* --out"):
+        compare(session, {"anchored": Path("b")}, recipe, tmp_path / "file" / "out", console)
+    assert "anchored+slow" in console.export_text()
 
 
 @pytest.mark.parametrize("other", [{"split": "validation"}, {"data": Path("elsewhere")}])

@@ -1,10 +1,18 @@
-"""Which users of another data folder a model may know."""
+"""Which users of another data folder a model may know; where an evaluation may be written."""
+
+import errno
+import os
+from unittest.mock import MagicMock, Mock
 
 import pytest
+from rich.console import Console
 
 from starec_ray.data.dataset import Dataset
 from starec_ray.data.prepare import prepare
-from starec_ray.jobs.evaluate import users_trained_on
+from starec_ray.errors import StorageError
+from starec_ray.jobs import evaluate
+from starec_ray.jobs.evaluate import evaluate_models, users_trained_on
+from tests.tiny_recipe import tiny_recipe
 
 USERS = {"train_users": 20, "validation_users": 5, "test_users": 20, "simulated_users": 60}
 
@@ -40,3 +48,21 @@ def test_the_same_split_and_a_folder_that_is_gone_tell_of_none(folders):
     assert users_trained_on(dataset, "test", 0, "") == 0
     (folders / "third" / "catalog.parquet").unlink()
     assert users_trained_on(dataset, "test", 0, str(folders / "third")) == 0
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_where_nothing_can_be_written_nothing_is_evaluated(
+    full, small_world, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "start_ray", Mock(side_effect=AssertionError("it starts")))
+    out = tmp_path / "out"
+    if full:
+        probe = MagicMock()
+        told = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        probe.return_value.__enter__.return_value.write.side_effect = told
+        monkeypatch.setattr("tempfile.TemporaryFile", probe)
+    else:
+        out.touch()
+    recipe = tiny_recipe(small_world, tiny_model, None)
+    with pytest.raises(StorageError, match=r"out can't be written: .* room, or .* --out"):
+        evaluate_models({"model": tiny_model}, recipe, out, Console(quiet=True))

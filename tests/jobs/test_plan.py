@@ -87,7 +87,7 @@ def test_a_model_is_looked_at_without_memory_for_its_weights(tmp_path) -> None:
     Qwen3MoeConfig(hidden_size=8192, num_hidden_layers=64, **experts).save_pretrained(tmp_path)
     for part in ("tokenizer.json", "model.safetensors"):
         (tmp_path / part).touch()
-    check_learnable(str(tmp_path))
+    check_learnable(str(tmp_path), 2048)
     parameters, _ = count_parameters(str(tmp_path))
     assert parameters > 1e12
 
@@ -95,7 +95,7 @@ def test_a_model_is_looked_at_without_memory_for_its_weights(tmp_path) -> None:
 def test_a_model_of_another_kind_is_told_of(monkeypatch) -> None:
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda folder: T5Config())
     with pytest.raises(ConfigError, match="'owner/t5' is no causal language model"):
-        check_learnable("owner/t5")
+        check_learnable("owner/t5", 2048)
 
 
 def test_the_embedded_models_size_is_counted_from_its_config() -> None:

@@ -59,6 +59,7 @@ class LearnerConfig(AlgorithmConfig):
             "seed": 0,
             "model_path": str(model_path),
             "dtype": "float32",
+            "max_model_len": 512,
             "temperature": 0.8,
             "lr": 1e-3,
             "anchor_lr": 2e-3,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, StorageError
 from starec_ray.models.resolve import (
     check_chat_template,
     check_same_shape,
@@ -156,3 +156,10 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_it_faster(
     assert resolve_dtype("auto", on_gpu=False) == ("bfloat16" if fast else "float32")
     assert resolve_dtype("auto", on_gpu=True) == "bfloat16"
     assert resolve_dtype("float32", on_gpu=True) == "float32"
+
+
+def test_a_cache_that_can_not_be_written_is_named_with_its_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STAREC_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(StorageError, match=r"file/cache can't be written: .*STAREC_CACHE"):
+        resolve_model("tiny")
