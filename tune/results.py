@@ -28,6 +28,7 @@ BEST_RECIPE = "best.yaml"
 BEST_MODEL = "best_model"
 TABLE = "trials.csv"
 PLOT = "sweep.png"
+STORAGE = "run.checkpoint_storage"  # of a run of its own: a sweep leaves it alone
 WORDLESS = re.compile(r"[\w.]*(Error|Exception)")
 OUT_OF_MEMORY = "running low on memory"  # in Ray's word on a worker that it killed
 BLUE, RED, GREY = "#2a6f97", "#d1495b", "#9aa5b1"
@@ -118,14 +119,12 @@ def best_of(trials: Sequence[Trial], mode: str) -> Trial:
 def write_results(trials: Sequence[Trial], recipe: Recipe, out: Path, console: Console) -> None:
     """Shows the table and writes trials.csv, sweep.png, best.yaml and best_model/ into `out`."""
     run = recipe.run
-    console.print(_table(trials, run))
-    with written_whole(out / TABLE) as aside:
-        aside.write_text(_csv(trials, run.metric), encoding="utf-8")
-    _plot(trials, run.metric, out / PLOT)
+    write_table(trials, run, out, console)
     best = best_of(trials, run.mode)
     assert best.checkpoint
     with written_whole(out / BEST_RECIPE) as aside:
-        sections = with_values(recipe.sections, best.values)
+        alone = {STORAGE: ""} if run.checkpoint_storage else {}
+        sections = with_values(recipe.sections, best.values | alone)
         aside.write_text(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
     model, part = out / BEST_MODEL, out / f"{BEST_MODEL}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -137,6 +136,16 @@ model:      {model}
 checkpoint: {best.checkpoint}
 plots:      {out / PLOT}"""
     console.print(told, markup=False, soft_wrap=True, highlight=False)
+
+
+def write_table(trials: Sequence[Trial], run: RunSettings, out: Path, console: Console) -> None:
+    """Shows the table and writes trials.csv and sweep.png into `out`; nothing without trials."""
+    if not trials:
+        return
+    console.print(_table(trials, run))
+    with written_whole(out / TABLE) as aside:
+        aside.write_text(_csv(trials, run.metric), encoding="utf-8")
+    _plot(trials, run.metric, out / PLOT)
 
 
 def _table(trials: Sequence[Trial], run: RunSettings) -> Table:

@@ -7,6 +7,7 @@ space:
   training.group_size: {choice: [4, 8, 16]}
 """
 
+import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class Space:
 
     settings: SweepSettings
     fields: dict[str, dict[str, list]]
+
+    def size(self) -> int:
+        """How many trials are drawn."""
+        grids = (len(field["grid"]) for field in self.fields.values() if "grid" in field)
+        return self.settings.num_samples * math.prod(grids)
 
     def domains(self) -> dict[str, Any]:
         """Attribute of the configuration → Tune's domain for it."""

@@ -1,5 +1,6 @@
 """A sweep: the anchor made once if possible, then trials of `SweepTrial` under Ray Tune."""
 
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,14 @@ from starec_ray.cluster.connection import check_resources, start_ray
 from starec_ray.cluster.placement import trial_place
 from starec_ray.config import STARecConfig
 from starec_ray.config.fields import attribute_of
-from starec_ray.config.recipe import Recipe, build, resolved_sections, with_values
+from starec_ray.config.recipe import (
+    FIXED_OF_RUN,
+    FREE_SECTIONS,
+    Recipe,
+    build,
+    resolved_sections,
+    with_values,
+)
 from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError
 from starec_ray.files import written_whole
@@ -29,10 +37,10 @@ from starec_ray.jobs.plan import REMEDY, check_data, check_learnable
 from starec_ray.jobs.train import train
 from starec_ray.run_dir import RunDir
 from tune.population import KEPT, population
-from tune.results import Trial, read_trials, write_results
+from tune.results import STORAGE, Trial, read_trials, write_results, write_table
 from tune.silence import Silence, longest_silence_s, longest_start_s
 from tune.space import SEED, Space, SweepSettings
-from tune.trial import SweepTrial, metric_path
+from tune.trial import SweepTrial, metric_path, with_settings
 
 BEGUN = "sweep.yaml"  # the recipe and the space that a sweep was begun with
 TRIALS = "trials"  # Tune's own folder
@@ -41,6 +49,12 @@ CLOCK = "iterations_done"  # GRPO iterations
 # What the anchor depends on: a sweep over none of it anchors once.
 ANCHORS = ("data.", "model.", "anchor.")
 ANCHORS_FIELDS = ("training.warmup_steps", "training.weight_decay", "training.grad_clip", SEED)
+# What a sweep that is resumed may change: nothing that trials are compared by. How often they save
+# is kept by Tune with each of them.
+FREE_OF_A_SWEEP = FREE_SECTIONS - {"evaluation"}
+FIXED_OF_A_SWEEP = FIXED_OF_RUN | {"iterations", "checkpoint_every"}
+STATES = "experiment_state-*.json"  # Tune's own of all trials, one for each time that it ran
+ENDED = ("TERMINATED", "ERROR")  # in Tune's words
 
 
 def sweep(
@@ -51,13 +65,15 @@ def sweep(
     Args:
         recipe: what the trials share; `run.iterations` is the length of the longest trial,
             `run.metric` and `run.mode` are what trials are judged by.
-        resume: resume a stopped sweep: finished trials aren't run again. Tune unpickles files in
-            its folder, which may run any code: resume only folders of your own.
+        resume: resume a stopped sweep: finished trials aren't run again, and what is given for
+            actors, deadlines and limits holds for the others. Tune unpickles files in its folder,
+            which may run any code: resume only folders of your own.
 
     Raises:
         ConfigError: if `out` holds a sweep and `resume` is False, or no sweep and it is True, or
-            a sweep of another recipe or space; if the recipe can't be run, or the cluster has no
-            room for one trial.
+            a sweep of another recipe or space, or one whose state is damaged; if the recipe can't
+            be run, or the cluster has no room for one trial.
+        KeyboardInterrupt: it was stopped (Ctrl-C) before all trials had ended.
     """
     if recipe.run.iterations < 1:
         raise ConfigError(
@@ -70,9 +86,10 @@ def sweep(
             raise ConfigError(f"{out} holds a run ({', '.join(held)}): give another --out.")
         wanted = _described(recipe, space)
         _check_begun(folder.path / BEGUN, wanted, resume=resume)
+        state = _newest_state(trials) if resume else None
         recipe.config.resolve()
         check_data(recipe, Dataset.load(recipe.config.data_path))
-        check_learnable(recipe.config.model_name)
+        check_learnable(recipe.config.model_name, recipe.config.max_model_len)
         start_ray(recipe.run.ray)
         check_resources(trial_place(recipe.config).bundles, REMEDY)
         with written_whole(folder.path / BEGUN) as aside:
@@ -81,17 +98,28 @@ def sweep(
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths stay what they are
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # that prints each trial's 300 settings
         varied = _varied(config, space)
-        if resume and tune.Tuner.can_restore(trials):
-            # Trials that weren't drawn yet are made of what is given again.
-            tuner = tune.Tuner.restore(
-                str(trials), SweepTrial, resume_errored=True, param_space=varied
-            )
-        else:
-            silence = Silence(
-                longest_silence_s(config), longest_start_s(config), trial_place(config).bundles
-            )
+        silence = Silence(
+            longest_silence_s(config), longest_start_s(config), trial_place(config).bundles
+        )
+        if not state:
             tuner = _tuner(varied, recipe, space, folder.path, silence)
+        else:
+            # All that Tune restores but the trials is what this one writes.
+            _tuner(varied, recipe, space, folder.path, silence, _NotAnew(state))
+            given = {name: varied[name] for name in varied.keys() - space.domains().keys()}
+            kind = with_settings(SweepTrial, given)
+            tuner = tune.Tuner.restore(str(trials), kind, resume_errored=True, param_space=varied)
         found = read_trials(tuner.fit(), space, recipe.run)
+        # By its state: those that it ended itself, as it was stopped, Tune calls terminated.
+        ended = sum(status in ENDED for status in _statuses(_newest_state(trials)))
+        if ended < space.size():
+            write_table(found, recipe.run, folder.path, console)
+            console.print(
+                f"[yellow]stopped:[/] {ended} of {space.size()} trials are finished; --resume "
+                "goes on.",
+                highlight=False,
+            )
+            raise KeyboardInterrupt
         write_results(found, recipe, folder.path, console)
     return found
 
@@ -113,18 +141,70 @@ def _check_begun(begun: Path, wanted: dict[str, dict[str, Any]], *, resume: bool
         )
     if not resume:
         return
-    before = yaml.safe_load(begun.read_text(encoding="utf-8"))
+    before = _compared(yaml.safe_load(begun.read_text(encoding="utf-8")))
+    now = _compared(wanted)
     changed = [
-        f"{section}.{key} was {was!r} and is {now!r}"
-        for section in wanted
-        for key in before.get(section, {}) | wanted[section]
-        if (was := before.get(section, {}).get(key)) != (now := wanted[section].get(key))
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in before | now
+        if before.get(key) != now.get(key)
     ]
     if changed:
         raise ConfigError(
-            f"{begun.parent} was begun with another recipe or space: {'; '.join(changed)}. Resume "
-            f"it with its own ({begun}), or begin another sweep."
+            f"{begun.parent} was begun with another recipe or space: {'; '.join(changed)}. Give "
+            "the values that it was begun with (KEY=VALUE replaces a recipe's), or begin another "
+            "sweep: another --out."
         )
+
+
+def _compared(described: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a sweep may not change as it goes on, "section.key" → value."""
+    return {
+        f"{section}.{key}": value
+        for section, keys in described.items()
+        for key, value in keys.items()
+        if section not in FREE_OF_A_SWEEP and (section != "run" or key in FIXED_OF_A_SWEEP)
+    }
+
+
+def _newest_state(trials: Path) -> Path | None:
+    """What Tune goes on from; None where no trial was drawn yet.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
+    state = max(trials.glob(STATES), default=None)
+    try:
+        return state if _statuses(state) else None
+    except (ValueError, KeyError, TypeError) as error:
+        assert state
+        raise _damaged(state, f"it isn't whole: {error}") from None
+
+
+def _statuses(state: Path | None) -> list[str]:
+    """Of all trials that were drawn, in Tune's words."""
+    if state is None:
+        return []
+    drawn = json.loads(state.read_text(encoding="utf-8"))["trial_data"]
+    return [json.loads(trial)["status"] for trial, _ in drawn]
+
+
+def _damaged(state: Path, fault: str) -> ConfigError:
+    of_its_time = state.with_name(f"*{state.stem.removeprefix('experiment_')}.*")
+    return ConfigError(
+        f"the sweep can't go on from {state}: {fault}. Move {of_its_time} away, and --resume goes "
+        "on from the state before that, or begins all trials anew where there is none."
+    )
+
+
+class _NotAnew(tune.Callback):
+    """Ends a sweep that can't go on: Tune would begin anew, with one trial."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        if not trials:
+            raise _damaged(self._state, "Tune can't read it, or what belongs to it; see its log")
 
 
 def _shared_anchor(recipe: Recipe, space: Space, out: Path, console: Console) -> STARecConfig:
@@ -136,8 +216,9 @@ def _shared_anchor(recipe: Recipe, space: Space, out: Path, console: Console) ->
     run = RunDir(out / ANCHOR)
     if not run.anchored_model.exists():
         console.print("the anchor is made once, for all trials:")
-        alone = with_values(recipe.sections, {"run.iterations": 0, "run.evaluate": False})
-        train(build(alone), run.path, console, resume=run.config.exists())
+        alone = {"run.iterations": 0, "run.evaluate": False, STORAGE: ""}
+        own = build(with_values(recipe.sections, alone))
+        train(own, run.path, console, resume=run.config.exists())
     model = str(run.anchored_model)
     anchored = {"model.name": model, "anchor.anchor_epochs": 0, "anchor.traces": []}
     return build(with_values(recipe.sections, anchored)).config.resolve()
@@ -152,7 +233,7 @@ def _varied(config: STARecConfig, space: Space) -> dict[str, Any]:
 
 
 def _tuner(
-    varied: dict[str, Any], recipe: Recipe, space: Space, out: Path, silence: Silence
+    varied: dict[str, Any], recipe: Recipe, space: Space, out: Path, *callbacks: tune.Callback
 ) -> tune.Tuner:
     settings, run = space.settings, recipe.run
     schedulers = {
@@ -179,7 +260,7 @@ def _tuner(
             name=TRIALS,
             storage_path=str(out),
             stop={CLOCK: run.iterations},
-            callbacks=[silence],
+            callbacks=list(callbacks),
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=KEPT if settings.scheduler == "pbt" else 1,
                 checkpoint_score_attribute=metric_path(run.metric),

@@ -1,5 +1,6 @@
 """STARec as a sweep runs it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from starec_ray.algorithm import STARec
@@ -37,6 +38,22 @@ class SweepTrial(STARec):
             self.start_over()
         else:
             self.restore(self._newest)
+
+
+def with_settings(kind: Any, settings: Mapping[str, Any]) -> type:
+    """Trials of a kind, under its name, to which these settings are given whatever Tune keeps for
+    them: in a sweep that is resumed it keeps those that they were drawn with."""
+
+    class Given(kind):
+        def __init__(self, config: Mapping[str, Any], **more: Any) -> None:
+            super().__init__({**config, **settings}, **more)
+
+        @classmethod
+        def default_resource_request(cls, config: Mapping[str, Any]) -> Any:
+            return super().default_resource_request({**config, **settings})
+
+    Given.__name__ = kind.__name__  # by which Tune knows it
+    return Given
 
 
 def _with_scores(result: dict[str, Any]) -> dict[str, Any]:

@@ -83,15 +83,16 @@ def train(
     from starec_ray.jobs import train as job
 
     run = job.train(loaded, run_dir, console, overwrite=overwrite, resume=resume, checkpoint=from_)
-    starec = sys.argv[0]
+    starec = shlex.quote(sys.argv[0])
+    folder = shlex.quote(str(run.path))
     plots = ["training.png"] + ["policies.png"] * loaded.run.evaluate
-    more = [shlex.quote(o) for o in given if not o.split("=")[0].endswith("iterations")]
+    more = [o for o in given if not o.split("=")[0].endswith("iterations")]
     if not isinstance(lr := loaded.config.lr, int | float) and not lr[-1][1]:
         more.append(f"training.lr={lr[0][1] / 10:g}")  # its schedule has come to its end
-    again = " ".join([*more, f"run.iterations={2 * loaded.run.iterations}"])
+    again = shlex.join([str(recipe), *more, f"run.iterations={2 * loaded.run.iterations}"])
     told = f"""
-Look at:  {", ".join(f"{run.path}/{plot}" for plot in plots)}
-          {starec} rollouts {run.path} --best   (what the agent says)
-          tensorboard --logdir {run.path}/tensorboard
-Try next: {starec} train {recipe} {again} --run-dir {run.path} --resume"""
+Look at:  {", ".join(shlex.quote(f"{run.path}/{plot}") for plot in plots)}
+          {starec} rollouts {folder} --best   (what the agent says)
+          tensorboard --logdir {shlex.quote(f"{run.path}/tensorboard")}
+Try next: {starec} train {again} --run-dir {folder} --resume"""
     console.print(told, markup=False, soft_wrap=True, highlight=False)

@@ -1,5 +1,6 @@
 """`starec tune RECIPE.yaml --space SPACE.yaml`: a sweep over a recipe's fields."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,8 +27,9 @@ def tune(
         bool,
         typer.Option(
             "--resume",
-            help="Resume a stopped sweep; finished trials stay. Tune unpickles files in OUT, "
-            "which may run any code: resume only folders of your own.",
+            help="Resume a stopped sweep; finished trials stay, the others may get other actors, "
+            "deadlines and limits. Tune unpickles files in OUT, which may run any code: resume "
+            "only folders of your own.",
         ),
     ] = False,
 ) -> None:
@@ -62,5 +64,6 @@ def tune(
     console = Console()
     loaded = load_recipe(recipe, overrides or [])
     sweep(loaded, load_space(space, loaded), out, console, resume=resume)
-    told = f"Try next:   {sys.argv[0]} train {out}/best.yaml --run-dir {out}/best"
+    again = [sys.argv[0], "train", f"{out}/best.yaml", "--run-dir", f"{out}/best"]
+    told = f"Try next:   {shlex.join(again)}"
     console.print(told, markup=False, soft_wrap=True, highlight=False)

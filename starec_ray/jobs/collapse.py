@@ -1,5 +1,6 @@
 """What to do with a run whose alarms went off."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,10 +25,15 @@ def way_back(algo: STARec, run: RunDir, checkpoints: Checkpoints) -> str:
         key, more = "training.lr", ", or a larger training.kl_coeff" * (algo.config.kl_coeff > 0)
         lr = algo.config.lr
         value = lr / 2 if isinstance(lr, int | float) else [[step, rate / 2] for step, rate in lr]
+    command = shlex.join(
+        [
+            *("starec", "train", str(run.config), f"{key}={value}"),
+            *("--run-dir", str(run.path), "--resume", "--from", healthy[-1].name),
+        ]
+    )
     return (
         f"The last healthy checkpoint is {healthy[-1]}. Go on from it with a smaller {key}{more}, "
-        f"or raise the limit; --from takes any checkpoint. starec train {run.config} "
-        f"'{key}={value}' --run-dir {run.path} --resume --from {healthy[-1].name}"
+        f"or raise the limit; --from takes any checkpoint. {command}"
     )
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RpcError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from starec_ray.cluster.connection import TOKEN_REMEDY
+from starec_ray.cluster.connection import TOKEN_REMEDY, check_answers, cluster_named
 from starec_ray.config.recipe import Recipe, load_recipe
 from starec_ray.errors import ConfigError, STARecError
 from starec_ray.training.traces import BUNDLED_TRACES, TEMPLATE, trace_files
@@ -69,7 +69,6 @@ def make_job(name: str, arguments: Sequence[str], parameters: Mapping[str, Any])
     Raises:
         ConfigError: if the recipe can't be run, or a path isn't one that all nodes could share.
     """
-    given = list(arguments)
     files: dict[str, Path] = {}
     examined: list[str] = []
     for parameter in TRAVELLING:
@@ -80,7 +79,6 @@ def make_job(name: str, arguments: Sequence[str], parameters: Mapping[str, Any])
             raise ConfigError(f"there is no {parameter} {path} on this machine.")
         place = f"{parameter}/{Path(path).name}"
         files[place] = Path(path)
-        given = [_moved(word, Path(path), place) for word in given]
     storage: list[str] = []
     for parameter, value in parameters.items():
         if parameter in TRAVELLING:
@@ -104,7 +102,7 @@ def make_job(name: str, arguments: Sequence[str], parameters: Mapping[str, Any])
     else:
         asked = {"--data": parameters.get("data"), "--model": _model_of(parameters)}
         examined = [word for option in asked.items() if option[1] for word in map(str, option)]
-    return Job([name, *given], files, storage, examined)
+    return Job([name, *(_moved(word, files) for word in arguments)], files, storage, examined)
 
 
 def connect(address: str | None) -> JobSubmissionClient:
@@ -121,16 +119,18 @@ def connect(address: str | None) -> JobSubmissionClient:
     if address:
         # Ray lets its variables override an address that is given.
         os.environ["RAY_API_SERVER_ADDRESS"] = address
-    variables = (os.environ.get(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
-    where = address or next(filter(None, variables), "this machine")
+    server, cluster = os.environ.get("RAY_API_SERVER_ADDRESS"), cluster_named()
+    where = address or server or cluster or "this machine"
     try:
+        if cluster == where and "://" not in cluster:
+            check_answers(cluster)
         return JobSubmissionClient(address)
     except AuthenticationError as error:
         raise ConfigError(
             f"the cluster at {where} doesn't let this machine in: "
             f"{error.message.strip().splitlines()[0]} {TOKEN_REMEDY}"
         ) from None
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RpcError) as error:
         raise ConfigError(
             f"no cluster answers at {where}: {str(error).strip().splitlines()[-1]} Its dashboard "
             "listens on port 8265 of the head; from elsewhere: `ray dashboard cluster.yaml` or "
@@ -211,12 +211,15 @@ def _model_of(parameters: Mapping[str, Any]) -> str | None:
     return parameters.get("model") or teacher
 
 
-def _moved(word: str, path: Path, place: str) -> str:
+def _moved(word: str, files: Mapping[str, Path]) -> str:
     """An argument, with the path of this machine replaced by the one in the job's folder."""
     option, equals, value = word.partition("=")
-    if Path(word) == path:
-        return place
-    return f"{option}={place}" if equals and option[:2] == "--" and Path(value) == path else word
+    for place, path in files.items():
+        if Path(word) == path:
+            return place
+        if equals and option[:2] == "--" and Path(value) == path:
+            return f"{option}={place}"
+    return word
 
 
 def _check_recipe(recipe: Recipe) -> None:

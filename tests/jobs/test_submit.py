@@ -9,14 +9,17 @@ from threading import Thread
 
 import pytest
 import typer
+from ray.exceptions import RpcError
 from ray.job_submission import JobStatus
 from rich.console import Console
 
 from starec_ray.cli import app
+from starec_ray.cluster import connection
 from starec_ray.config.recipe import load_recipe
 from starec_ray.errors import ConfigError
 from starec_ray.jobs import submit
 from starec_ray.jobs.submit import follow, make_job
+from tests.ray_nodes import free_port
 
 DATA = "data.path=/mnt/shared/data"
 
@@ -65,6 +68,15 @@ def test_a_recipe_and_a_space_of_one_name_keep_apart():
         *(DATA, "--out", "/mnt/shared/sweep", "--resume"),
     ]
     assert made.storage == ["/mnt/shared/sweep"]
+
+
+def test_a_space_may_lie_where_the_recipe_travels_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe").mkdir()
+    for name in ("tiny.yaml", "recipe/tiny.yaml"):
+        Path(name).write_text("data: {path: /mnt/shared/data}\n")
+    made = job("tune", "tiny.yaml", "--space", "recipe/tiny.yaml", "--out", "/mnt/shared/sweep")
+    assert made.arguments[:4] == ["tune", "recipe/tiny.yaml", "--space", "space/tiny.yaml"]
 
 
 def test_distill_evaluate_and_doctor_travel_too():
@@ -125,6 +137,25 @@ def test_a_cluster_that_is_not_there_is_told_with_what_to_do(monkeypatch):
         submit.connect("http://127.0.0.1:1")
     with pytest.raises(ConfigError, match=r"--address is '127.0.0.1:1': give .* http://HOST:8265"):
         submit.connect("127.0.0.1:1")
+
+
+def test_a_cluster_named_by_its_head_is_looked_for_in_seconds(monkeypatch):
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setattr(connection, "BETWEEN_TRIES_S", 0.0)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=rf"nothing answers at .*RAY_ADDRESS={address}"):
+        submit.connect(None)
+
+
+def test_what_is_no_ray_at_its_address_is_told(monkeypatch):
+    def refuse(address: str | None) -> None:
+        raise RpcError("Deadline Exceeded")
+
+    monkeypatch.setattr(submit, "JobSubmissionClient", refuse)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "10.0.0.1:8265")
+    with pytest.raises(ConfigError, match=r"no cluster answers at 10\.0\.0\.1:8265: Deadline"):
+        submit.connect(None)
 
 
 class AsksForToken(BaseHTTPRequestHandler):

@@ -101,3 +101,65 @@ def test_a_cluster_of_another_size_may_go_on_with_it(recipe, anchors, tmp_path):
     begin(recipe, SPACE, tmp_path)
     larger = build(with_values(recipe.sections, {"run.ray": {"num_cpus": 99}}))
     begin(larger, SPACE, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"fault_tolerance.start_timeout_s": 1200.0},
+        {"learners.micro_batch_tokens": 512, "env_runners.num_env_runners": 1},
+        {"run.checkpoint_storage": "file:///elsewhere"},  # of no trial
+    ],
+)
+def test_it_goes_on_with_other_deadlines_actors_and_what_touches_no_trial(
+    recipe, anchors, tmp_path, values
+):
+    begin(recipe, SPACE, tmp_path)
+    begin(build(with_values(recipe.sections, values)), SPACE, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"training.lr": 1e-6},  # of a sweep over another field; a run may change it
+        {"evaluation.validation_cases": 9},
+        {"run.checkpoint_every": 1},
+    ],
+)
+def test_what_trials_are_compared_by_stays(recipe, anchors, tmp_path, values):
+    space = Space(SweepSettings(), {"training.temperature": {"choice": [0.5, 1.0]}})
+    begin(recipe, space, tmp_path)
+    changed = build(with_values(recipe.sections, values))
+    [key] = values
+    with pytest.raises(ConfigError, match=rf"{key} was .* and is .*KEY=VALUE.*another --out"):
+        sweep(changed, space, tmp_path, Console(quiet=True), resume=True)
+
+
+@pytest.mark.parametrize("content", ['{"trial_data": [["{\\"sta', "{}", "[]", ""])
+def test_a_state_that_is_not_whole_is_refused_and_nothing_touched(
+    recipe, anchors, tmp_path, content
+):
+    begin(recipe, SPACE, tmp_path)
+    state = tmp_path / module.TRIALS / "experiment_state-2026-01-31_12-00-00.json"
+    state.parent.mkdir()
+    state.write_text(content)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(ConfigError, match=rf"{state}: it isn't whole.*\*state-2026.*-00\.\* away"):
+        sweep(recipe, SPACE, tmp_path, Console(quiet=True), resume=True)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert after.pop(tmp_path / "lock") and before.pop(tmp_path / "lock") and after == before
+
+
+def test_the_anchor_of_a_sweep_leaves_the_checkpoint_storage_alone(
+    recipe, anchors, tmp_path, monkeypatch
+):
+    stored = build(with_values(recipe.sections, {"run.checkpoint_storage": "s3://bucket/run"}))
+    storages = []
+
+    def train(recipe, *_, **__):
+        storages.append(recipe.run.checkpoint_storage)
+        raise Killed
+
+    monkeypatch.setattr(module, "train", train)
+    begin(stored, SPACE, tmp_path)
+    assert storages == [""]
