@@ -58,9 +58,15 @@ class PromptWriter:
         if digits := [DIGITS[a] for a in self.attributes if a in DIGITS]:
             are = "digits of a candidate are" if len(digits) > 1 else "digit of a candidate is"
             system.append(f"The {are} {' and '.join(digits)}.")
-        lines = [*self._memory(memory), "Candidates:"]
         names = self.reply_format.names(candidates)
-        lines += [self._line(n, item, memory) for n, item in zip(names, candidates, strict=True)]
+        lines = [
+            *self._user(memory),
+            *self._history(memory),
+            "Candidates:",
+            *(self._line(n, item, memory) for n, item in zip(names, candidates, strict=True)),
+            # Last: rankings of one case with other summaries have all before it in common.
+            *self._summary(memory),
+        ]
         return _messages(" ".join(system), lines)
 
     def reflect(
@@ -85,18 +91,24 @@ class PromptWriter:
         return _messages(SUMMARIZE_SYSTEM, self._memory(memory))
 
     def _memory(self, memory: Memory) -> list[str]:
+        return [*self._user(memory), *self._summary(memory), *self._history(memory)]
+
+    def _user(self, memory: Memory) -> list[str]:
         known = [(clean(name), one_line(value)) for name, value in memory.profile.items()]
         profile = ", ".join(f"{name} {value}" for name, value in known if value)
-        lines = [f"User: {profile}"] if profile else []
-        if memory.summary:
-            lines.append(f"Summary: {memory.summary}")
-        if memory.history:
-            lines.append("Latest, + liked, - not:")
-            shown = [a for a in self.attributes if a not in DIGITS]
-            for item, liked in memory.history:
-                text = describe(item, shown, self.most_popular)
-                lines.append(f"{'+' if liked else '-'} {clean(item.title)} {text}".rstrip())
-        return lines
+        return [f"User: {profile}"] if profile else []
+
+    def _summary(self, memory: Memory) -> list[str]:
+        return [f"Summary: {memory.summary}"] if memory.summary else []
+
+    def _history(self, memory: Memory) -> list[str]:
+        shown = [a for a in self.attributes if a not in DIGITS]
+        lines = [
+            f"{'+' if liked else '-'} {clean(item.title)} "
+            f"{describe(item, shown, self.most_popular)}".rstrip()
+            for item, liked in memory.history
+        ]
+        return ["Latest, + liked, - not:", *lines] if lines else []
 
     def _line(self, name: str, item: Item, memory: Memory) -> str:
         attributes = describe(item, self.attributes, self.most_popular, memory.liked)

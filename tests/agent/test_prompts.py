@@ -148,7 +148,18 @@ def test_a_summary_that_does_not_fit_is_cut_once_all_history_is_shed():
     assert prompt.history_shed == 20 and prompt.summary_cut
     text = prompt.messages[1]["content"]
     assert "word0" in text and "word9" not in text
-    assert text.split("Candidates:")[1] == bare[1]["content"].split("Candidates:")[1]
+    listed = text.split("Candidates:")[1].split("\nSummary: ")[0]
+    assert listed == bare[1]["content"].split("Candidates:")[1]
+
+
+def test_rankings_of_a_case_with_other_summaries_have_all_before_them_in_common():
+    prompts = [
+        agent().prompt(RankTask("u/0", summary), words).messages
+        for summary in ("Likes drama.", "Likes none of it.")
+    ]
+    before = [messages[1]["content"].split("Summary: ") for messages in prompts]
+    assert before[0][0] == before[1][0] and "Alien" in before[0][0]
+    assert [rest for _, rest in before] == ["Likes drama.", "Likes none of it."]
 
 
 def test_all_that_can_not_be_shed_is_known_to_fit_or_told():

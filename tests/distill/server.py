@@ -82,7 +82,8 @@ def answer_to(messages: list[dict[str, str]]) -> tuple[str, str]:
         place = "^Summary: Likes" if "You predicted:" in prompt else r"^\+"
         liked = re.search(rf"{place} ([\w-]+)", prompt, re.MULTILINE)
         return "The latest was liked a lot.", f"Likes {liked[1] if liked else 'nothing'}."
-    names = [line.split(" (")[0] for line in prompt.split("Candidates:\n")[1].splitlines()]
+    listed = prompt.split("Candidates:\n")[1].split("\nSummary: ")[0]
+    names = [line.split(" (")[0] for line in listed.splitlines()]
     names = [re.sub(r"( \d)$", "", name) for name in names]
     if chosen := re.search(r"The user chose (.+?), which you placed", last):
         names.sort(key=lambda name: name != chosen[1])
