@@ -1,6 +1,6 @@
 """Attention over packed groups against PyTorch's own under a mask, number by number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask, flex_attention
+from transformers import PreTrainedConfig
 
 from learners import attention_kernels, packed_attention
 from learners.attention import (
+    attention_arguments,
     attention_mask,
     block_mask,
     packed_groups_attention,
@@ -97,6 +99,43 @@ def test_out_and_gradients_equal_those_under_a_mask(shape, dtype_and_tolerance, 
         torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
 
 
+def test_scores_are_scaled_by_the_root_of_their_size_where_a_layer_names_no_scale():
+    spans, positions = lay_out(ONE_OF_EACH)
+    tensors = inputs(len(positions))
+    mask = attention_mask(spans, positions, None)
+    out, _ = packed_groups_attention(torch.nn.Module(), *tensors, None, packed=packed_layout(spans))
+    expected = F.scaled_dot_product_attention(*tensors, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+def test_a_window_counts_where_it_is_shorter_than_the_longest_sequence(beyond):
+    spans, positions = lay_out(ONE_OF_EACH)
+    longest = 50 + 9
+    config = PreTrainedConfig(sliding_window=longest + beyond)
+    arguments = attention_arguments(config, spans, positions)
+    assert ("packed" in arguments) == (beyond >= 0)
+    if beyond < 0:
+        unlimited = attention_mask(spans, positions, None)
+        hidden = (unlimited & ~arguments["attention_mask"])[0, 0].nonzero().tolist()
+        assert hidden == [[50 + 7 + 9 - 1, 0], [50 + 7 + 9 + 9 - 1, 0]]
+    else:
+        assert arguments["attention_mask"] is None
+
+
+@pytest.mark.parametrize("height", [100.0, 300.0, -800.0])
+def test_parts_are_joined_by_the_difference_of_their_log_sum_exps(height):
+    torch.manual_seed(0)
+    lse = height + 2 * torch.randn(9, HEADS)
+    other_lse = lse + 2 * torch.randn(9, HEADS)
+    out, other = torch.randn(2, 9, HEADS, SIZE)
+    both = torch.stack([lse, other_lse]).double()
+    expected = (both.softmax(dim=0)[..., None] * torch.stack([out, other])).sum(dim=0)
+    packed_attention._join(out, lse, other, other_lse)
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=0.0, check_dtype=False)
+    torch.testing.assert_close(lse, both.logsumexp(0), atol=0.0, rtol=2e-7, check_dtype=False)
+
+
 @pytest.mark.parametrize("products", [False, True], ids=["flash gradients", "by products"])
 @pytest.mark.parametrize("amx", [False, True], ids=["float32 kernels", "bfloat16 kernels"])
 def test_bfloat16_differs_by_its_rounding_alone(amx, products, monkeypatch):
@@ -151,6 +190,14 @@ def part(request, monkeypatch) -> Parts:
     return (grad, query, key, value, out, lse + 0.5), options
 
 
+@pytest.fixture
+def exact_products() -> Iterator[None]:
+    """Products as torch has them by default, whatever another test left."""
+    torch.backends.mkldnn.matmul.fp32_precision = "none"
+    yield
+    torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
 def test_gradients_by_products_are_those_of_the_flash_kernel(part, monkeypatch):
     monkeypatch.setattr(attention_kernels, "_fast_products", nullcontext)  # they may round
     tensors, options = part
@@ -162,6 +209,7 @@ def test_gradients_by_products_are_those_of_the_flash_kernel(part, monkeypatch):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_products_of_rounded_numbers_move_the_gradients_by_that_rounding_alone(part, monkeypatch):
     """As on a processor with AMX, of which the test needs none."""
     product = torch.bmm
@@ -172,23 +220,22 @@ def test_products_of_rounded_numbers_move_the_gradients_by_that_rounding_alone(p
 
     tensors, options = part
     exact = attention_kernels.gradients(*tensors, **options)
-    before = torch.backends.mkldnn.matmul.fp32_precision
     monkeypatch.setattr(torch, "bmm", rounded)
     for found, wanted in zip(
         attention_kernels.gradients(*tensors, **options, by_products=True), exact, strict=True
     ):
         assert (found - wanted).norm() < 1e-2 * wanted.norm()
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_products_are_exact_again_after_one_that_failed(part):
     (grad, query, key, value, *rest), options = part
-    before = torch.backends.mkldnn.matmul.fp32_precision
     with pytest.raises(RuntimeError, match="size"):
         attention_kernels.gradients(
             grad, query, key, value[..., :-1], *rest, **options, by_products=True
         )
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
 
 
 @pytest.mark.parametrize(("dtype", "pay"), [("bfloat16", True), ("float32", False)])

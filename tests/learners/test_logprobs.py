@@ -4,10 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3MoeConfig,
@@ -40,6 +44,18 @@ MODELS = {
             head_dim=8,
             sliding_window=16,
             layer_types=["sliding_attention", "full_attention"],
+        )
+    ),
+    "mistral, windows of 16": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=16)),
+    "deepseek3, values narrower than queries": lambda: DeepseekV3ForCausalLM(
+        DeepseekV3Config(
+            **SMALL | {"num_key_value_heads": 4},
+            q_lora_rank=16,
+            kv_lora_rank=16,
+            qk_rope_head_dim=8,
+            qk_nope_head_dim=8,
+            v_head_dim=8,
+            first_k_dense_replace=2,
         )
     ),
     "qwen3, experts": lambda: Qwen3MoeForCausalLM(
@@ -186,3 +202,111 @@ def test_scores_and_gradients_hold_from_all_but_even_to_all_but_sure(scale, monk
     gradients = torch.autograd.grad(found.sum(), (rounded[0], head.weight))
     for gradient, each in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(gradient, each, **close)
+
+
+def choices_of(allowed: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """The head's choices of each target; none: the whole vocabulary."""
+    ids = sorted({token for each in allowed for token in each})
+    mask = [[token in each for token in ids] for each in allowed]
+    return torch.tensor(ids, dtype=torch.long), torch.tensor(mask, dtype=torch.bool)
+
+
+def test_each_token_has_its_own_temperature_in_every_chunk_and_tile(monkeypatch):
+    vocabulary, tokens = 40, 12
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 3 * vocabulary)  # free tokens: chunks of 3, 3, 2
+    monkeypatch.setattr(logprobs, "TILE_ROWS", 2)
+    monkeypatch.setattr(logprobs, "TILE_TOKENS", 9)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(tokens, 8).double(), torch.randn(vocabulary, 8).double()
+    targets, grad = torch.randint(vocabulary, (tokens,)), torch.randn(tokens).double()
+    temperatures = torch.linspace(0.5, 2.0, tokens, dtype=torch.float64)[torch.randperm(tokens)]
+    allowed = [[t, (t + 7) % 40, (t + 9) % 40] if i % 3 == 1 else [] for i, t in enumerate(targets)]
+    allowed = [[int(token) for token in each] for each in allowed]
+    barred = torch.tensor([[bool(a) and v not in a for v in range(vocabulary)] for a in allowed])
+
+    inputs = (hidden.requires_grad_(), weight.requires_grad_())
+    logits = (hidden @ weight.T / temperatures[:, None]).masked_fill(barred, -torch.inf)
+    distributions = logits.log_softmax(dim=1)
+    picked = distributions.gather(1, targets[:, None])[:, 0]
+    entropy = torch.special.entr(distributions.exp()).sum(dim=1)
+
+    rounded = tuple(tensor.detach().float().requires_grad_() for tensor in inputs)
+    head = logprobs.LogProbHead(nn.Parameter(rounded[1]))
+    found = head(rounded[0], targets, temperatures.float(), *choices_of(allowed), True)
+    close = {"rtol": 1e-5, "atol": 1e-5, "check_dtype": False}
+    torch.testing.assert_close(found, (picked, entropy), **close)
+    wanted = torch.autograd.grad(picked, inputs, grad)
+    gradients = torch.autograd.grad(found[0], (rounded[0], head.weight), grad.float())
+    torch.testing.assert_close(gradients, wanted, **close)
+
+
+def test_of_bfloat16_logits_all_that_follows_is_float32():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(64, 32).bfloat16(), torch.randn(VOCABULARY, 32).bfloat16()
+    targets, temperatures = torch.randint(VOCABULARY, (64,)), torch.linspace(0.5, 2.0, 64)
+    expected = ((hidden @ weight.T).float() / temperatures[:, None]).log_softmax(dim=1)
+    head = logprobs.LogProbHead(nn.Parameter(weight))
+    found, entropy = head(hidden, targets, temperatures, *choices_of([[]] * 64), True)
+    assert found.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(
+        found, expected.gather(1, targets[:, None])[:, 0], atol=1e-5, rtol=0.0
+    )
+    torch.testing.assert_close(
+        entropy, torch.special.entr(expected.exp()).sum(dim=1), atol=1e-5, rtol=0.0
+    )
+
+
+def test_many_chunks_of_bfloat16_gradients_add_up_as_in_float32(monkeypatch):
+    vocabulary, tokens = 8, 256
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", vocabulary)  # a chunk for each token
+    torch.manual_seed(0)
+    # Of one sign, so that the sum grows beyond what bfloat16 can add a token's part to.
+    hidden, weight = 1 + torch.rand(tokens, 4).bfloat16(), torch.randn(vocabulary, 4).bfloat16()
+    targets = torch.zeros(tokens, dtype=torch.long)
+    head = logprobs.LogProbHead(nn.Parameter(weight))
+    found, _ = head(hidden, targets, torch.ones(tokens), *choices_of([[]] * tokens), False)
+    (gradient,) = torch.autograd.grad(found.sum(), head.weight)
+    exact = weight.float().requires_grad_()
+    picked = (hidden.float() @ exact.T).log_softmax(dim=1)[:, 0]
+    (wanted,) = torch.autograd.grad(picked.sum(), exact)
+    assert gradient.dtype == torch.bfloat16
+    assert (gradient.float() - wanted).norm() < 5e-3 * wanted.norm()
+
+
+def test_entropies_over_the_vocabulary_are_nan_unless_asked_for():
+    torch.manual_seed(0)
+    targets, temperatures = torch.tensor([4, 5, 6, 7]), torch.ones(4)
+    head = logprobs.LogProbHead(nn.Parameter(torch.randn(20, 8)))
+    inputs = (torch.randn(4, 8), targets, temperatures, *choices_of([[], [3, 5], [], [7, 9]]))
+    found, entropy = head(*inputs, False)
+    with_entropy, asked_for = head(*inputs, True)
+    torch.testing.assert_close(found, with_entropy, atol=0.0, rtol=0.0)
+    assert entropy.isnan().tolist() == [True, False, True, False]
+    assert torch.equal(entropy[[1, 3]], asked_for[[1, 3]]) and asked_for.isfinite().all()
+
+
+@pytest.mark.parametrize("among", [[], list(range(24))], ids=["free", "chosen among tokens"])
+def test_logits_in_the_hundreds_cost_no_digits(among, monkeypatch):
+    monkeypatch.setattr(logprobs, "TILE_TOKENS", 9)
+    # Products that float32 holds exactly: all that is rounded comes after them.
+    weight = torch.stack([torch.ones(24), torch.arange(24) / 8], dim=1)
+    rows = torch.tensor([[300.0, 1.0], [-500.0, 2.0], [900.0, 0.5], [-200.0, 1.0]])
+    hidden, targets = rows.repeat_interleave(24, dim=0), torch.arange(24).repeat(4)
+    temperatures = torch.tensor([0.5, 1.0, 2.0, 1.0]).repeat_interleave(24)
+    logits = hidden.double() @ weight.double().T / temperatures[:, None]
+    expected = logits.log_softmax(dim=1)
+    head = logprobs.LogProbHead(nn.Parameter(weight))
+    found, entropy = head(hidden, targets, temperatures, *choices_of([among] * 96), True)
+    close = {"rtol": 1e-6, "atol": 0.0, "check_dtype": False}
+    torch.testing.assert_close(found, expected.gather(1, targets[:, None])[:, 0], **close)
+    torch.testing.assert_close(entropy, torch.special.entr(expected.exp()).sum(dim=1), **close)
+
+
+@pytest.mark.parametrize("window", [23, 24, 25])
+def test_scores_equal_plain_rows_where_a_window_all_but_holds_them(window):
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=window)).eval()
+    table = make_sequences([("rank", 20, [5, 3])])  # of the longest, 24 tokens are inputs
+    expected = plain(model, table)
+    found = packed(model, table, 500)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -101,6 +101,54 @@ def test_statistics_count_rollouts_and_traces_apart(tokens):
     )
 
 
+def test_statistics_are_sums_as_counted_by_hand():
+    logprobs = torch.tensor([-1.0, -1.0, -1.0, -1.0, -2.0, -2.0, -2.0])
+    change = torch.tensor([9.0, 0.5, 0.5, -0.5, 0.5, -0.5, 0.0])
+    reference = torch.tensor([0.0, -1.5, -1.0, -3.0, -2.5, -1.0, -2.0])
+    objective = Objective(0.2, 0.28, kl_coeff=0.1, ratio_cap=1.5, off_policy=False)
+    _, stats = token_loss(
+        objective,
+        logprobs_N=logprobs,
+        entropy_N=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]),
+        components_N=torch.tensor([0, 1, 1, 1, 2, 2, 2]),
+        advantages_N=torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0, 1.0, 1.0]),
+        sampled_N=logprobs - change,
+        reference_N=reference,
+        component_weights=torch.ones(3),
+    )
+    assert stats.clipped == 3  # too likely: the second and the fifth; too unlikely: the fourth
+    assert stats.entropy == 28
+    kl = [math.exp(d) - d - 1 for d in (reference - logprobs).tolist()]
+    assert stats.component_kl.tolist() == pytest.approx([0.0, sum(kl[1:4]), sum(kl[4:])], rel=1e-6)
+    assert stats.component_losses.tolist() == pytest.approx(
+        [1.0, -1.28 + math.exp(0.5) + 0.8, -1.28 - math.exp(-0.5) - 1.0], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("off_policy", [False, True], ids=["clipped", "truncated"])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize(
+    ("sampled", "reference"), [(-200.0, 0.0), (200.0, 0.0), (0.0, -200.0), (0.0, 200.0)]
+)
+def test_logprobs_hundreds_of_nats_apart_give_finite_numbers(
+    sampled, reference, advantage, off_policy
+):
+    logprobs = torch.zeros(1, requires_grad=True)
+    loss, stats = token_loss(
+        Objective(0.2, 0.28, kl_coeff=0.1, ratio_cap=1.5, off_policy=off_policy),
+        logprobs_N=logprobs,
+        entropy_N=torch.zeros(1),
+        components_N=torch.tensor([COMPONENTS.index("rank")]),
+        advantages_N=torch.tensor([advantage]),
+        sampled_N=torch.tensor([sampled]),
+        reference_N=torch.tensor([reference]),
+        component_weights=torch.ones(3),
+    )
+    loss.backward()
+    assert loss.isfinite() and logprobs.grad.isfinite().all()
+    assert stats.ratio.isfinite() and stats.component_kl.isfinite().all()
+
+
 def test_no_tokens_make_a_loss_of_zero_with_a_gradient(tokens):
     none = {name: tensor[:0] for name, tensor in tokens.items()}
     loss, stats = token_loss(
