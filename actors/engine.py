@@ -12,7 +12,6 @@ from starec_ray.cluster.host_memory import keep_few_kernels, without_garbage_sea
 from starec_ray.cluster.sizing import GIB
 from starec_ray.errors import STARecError
 
-CONSTRAINED: list[Any] = ["actors.constrained_decoding:KeepToReplyForm"]
 REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`
 
 
@@ -63,7 +62,7 @@ def start_engine(config: Any) -> Any:
         logprobs_mode="processed_logprobs",
         worker_extension_cls="actors.weight_transfer.worker.WorkerExtension",
         weight_transfer_config=WeightTransferConfig(backend=config.weight_transfer),
-        logits_processors=CONSTRAINED if config.constrained_decoding else None,
+        logits_processors=["actors.constrained_decoding:KeepToReplyForm"],
         seed=config.seed or 0,
         disable_log_stats=True,
         **settings,

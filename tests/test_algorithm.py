@@ -23,7 +23,7 @@ pytestmark = pytest.mark.engine
 
 TASKS = [RankTask(f"u{user}/0", "Likes Alpha.") for user in range(4)]
 LIMIT_S = 240.0
-ITERATIONS = 8
+ITERATIONS = 14
 
 
 def sampled_by_both(runners: RunnerPool, seed: int) -> pa.Table:
