@@ -100,16 +100,17 @@ def load_space(path: str | Path, recipe: Recipe) -> Space:
         raise ConfigError(
             f"there is no search space {path}; ready ones lie in recipes/spaces/."
         ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(given, dict) or not isinstance(given.get("space"), dict):
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: give the search space's file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML in UTF-8: {error}") from None
+    sections = given if isinstance(given, dict) else {}
+    sweep = sections.get("sweep") or {}
+    if not isinstance(sections.get("space"), dict) or not isinstance(sweep, dict):
         raise ConfigError(f"{path}: a search space holds a section `space`, and may hold `sweep`.")
-    if unknown := set(given) - {"space", "sweep"}:
-        raise ConfigError(
-            f"{path}: unknown section {sorted(unknown)[0]!r}; there are space, sweep."
-        )
-    types = typing.get_type_hints(SweepSettings)
-    settings = SweepSettings(**checked("sweep", given.get("sweep") or {}, types))
+    if unknown := [name for name in sections if name not in ("space", "sweep")]:
+        raise ConfigError(f"{path}: unknown section {unknown[0]!r}; there are space, sweep.")
+    settings = SweepSettings(**checked("sweep", sweep, typing.get_type_hints(SweepSettings)))
     if not given["space"]:
         raise ConfigError(f"{path}: the space is empty: there is nothing to vary.")
     space = Space(settings, {str(key): value for key, value in given["space"].items()})

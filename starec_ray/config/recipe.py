@@ -188,7 +188,7 @@ def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 def _check_ray_settings(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name not in RAY_SETTINGS and not str(name).startswith("_"):
-            near = _nearest(str(name), dict.fromkeys(RAY_SETTINGS))
+            near = _nearest(name, dict.fromkeys(RAY_SETTINGS))
             raise ConfigError(f"run.ray has {name}, which ray.init doesn't take{near or '.'}")
         if name in RAY_COUNTS and (not _fits(value, int) or value < 0):
             raise ConfigError(f"run.ray.{name} is {value!r}; it must be a whole number from 0 on.")
@@ -249,8 +249,9 @@ def _is_subclass(candidate: Any, base: type) -> bool:
     return isinstance(candidate, type) and issubclass(candidate, base)
 
 
-def _nearest(word: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+def _nearest(word: object, known: Mapping[str, Any]) -> str:
+    """To a key, which YAML may take for a number, a truth value or nothing."""
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from starec_ray.config.identity import MODEL, identity
-from starec_ray.config.recipe import build, changed_keys, resolved_sections
+from starec_ray.config.recipe import build, changed_keys, load_recipe, resolved_sections
 from starec_ray.data.store import TABLES
 from starec_ray.errors import ConfigError
 from tests.config.test_recipe import RECIPES
@@ -76,6 +76,15 @@ CHANGES = {
     "rewards": {"reward_shape": "ndcg"},
     "training": {"temperature": 0.5, "cases_per_iteration": 3, "reflect_share": 0.5},
 }
+
+
+@pytest.mark.parametrize("text", ["training: {3: 1}", "3: {a: 1}", "null: {a: 1}", "run: {on: 1}"])
+def test_a_key_that_is_no_text_is_refused(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="unknown"):
+        load_recipe(tmp_path / "r.yaml")
+
+
 FIXED = [
     (section, key, value)
     for section, keys in CHANGES.items()

@@ -167,6 +167,7 @@ def test_an_age_in_years_is_told_as_the_range_that_holds_it(files):
     [
         ({"genre": "unknown|1\nAction|0\n"}, "the genres are not numbered 0, 1, 2"),
         ({"user": "1|24|X|other|1\n"}, "expected one of M, F as Gender, found 'X'"),
+        ({"data": "1\t1\t5.5\t1\n"}, "a Rating from 0.5 to 5, found '5.5'"),
         ({"user": "1|old|M|other|1\n"}, "expected an age in years, found 'old'"),
     ],
 )

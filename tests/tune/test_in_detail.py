@@ -15,7 +15,7 @@ from tests.tune.test_space import pbt, read
 from tune import results as module
 from tune.population import population
 from tune.results import cause_of, read_trials, write_results
-from tune.space import Space, SweepSettings
+from tune.space import Space, SweepSettings, load_space
 
 
 @pytest.mark.parametrize(
@@ -124,3 +124,17 @@ def test_a_trial_is_paused_only_to_make_room_for_another(monkeypatch, cpus, deci
     space = Space(SweepSettings(scheduler="pbt"), {"training.lr": {"uniform": [1e-6, 1e-4]}})
     scheduler = population(space, "iterations_done")
     assert scheduler.on_trial_result(controller, going, {}) == decision
+
+
+@pytest.mark.parametrize("sweep", ["[1]", "3", "{3: 1}"])
+def test_a_sweep_that_is_no_section_is_refused(tmp_path, sweep):
+    (tmp_path / "space.yaml").write_text(
+        f"sweep: {sweep}\nspace: {{training.lr: {{choice: [1.0e-5]}}}}"
+    )
+    with pytest.raises(ConfigError, match=r"may hold `sweep`|unknown key sweep\.3"):
+        load_space(tmp_path / "space.yaml", build({}))
+
+
+def test_a_folder_is_no_space(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_space(tmp_path, build({}))

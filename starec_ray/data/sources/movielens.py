@@ -183,7 +183,7 @@ def _users(users: Rows, age: Callable[[str], str], occupation: Callable[[str], s
 def _interactions(ratings: Rows) -> pa.Table:
     ratings.require_match("UserID", INTEGER, "a whole number as UserID")
     ratings.require_match("MovieID", INTEGER, "a whole number as MovieID")
-    ratings.require_match("Rating", r"^[1-5](\.[05])?$|^0\.5$", "a Rating from 0.5 to 5")
+    ratings.require_match("Rating", r"^([1-4](\.[05])?|5(\.0)?|0\.5)$", "a Rating from 0.5 to 5")
     ratings.require_match("Timestamp", r"^-?[0-9]{1,15}$", "whole seconds as Timestamp")
     ratings.bad.close()
     return pa.table(
