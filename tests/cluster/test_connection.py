@@ -133,8 +133,9 @@ def test_where_nothing_listens_that_is_told_before_ray_tries(monkeypatch, starte
 def test_a_head_that_is_starting_is_waited_for(monkeypatch, started):
     port = int(free_port())
     servers: list[socket.socket] = []
-    wait = lambda seconds: servers.append(socket.create_server(("", port)))  # noqa: E731
-    monkeypatch.setattr(time, "sleep", wait)
+    monkeypatch.setattr(
+        time, "sleep", lambda seconds: servers.append(socket.create_server(("", port)))
+    )
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     connection.start_ray({})
     assert len(started) == len(servers) == 1

@@ -41,32 +41,3 @@ def test_weights_that_were_offered_before_going_back_are_not_loaded():
     waiting.offer(Version(1))
     waiting.forget()
     assert sampler.version == 0
-
-
-def test_the_report_counts_what_was_sampled():
-    rollouts = pa.table(
-        {
-            "task": pa.array([0, 0, 1, 1], pa.int32()),
-            "malformed": [False, True, False, False],
-            "missing": [0, 4, 0, 0],
-            "repeated": [0, 0, 0, 2],
-            "invented": [0, 0, 3, 0],
-            "history_shed": [0, 0, 0, 0],
-            "summary_cut": [False, True, False, False],
-            "prompt_ids": [[1, 2, 3]] * 4,
-            "reply_ids": [[1], [1, 2], [1, 2, 3], [1, 2]],
-            "finish_reason": ["stop", "length", "stop", "stop"],
-        }
-    )
-    report = rollout_report(
-        "rank",
-        rollouts,
-        rewards=np.array([1.0, -1.0, 0.5, 0.5]),
-        advantages=reply_advantages([1.0, -1.0, 0.5, 0.5], [0, 0, 1, 1]),
-        target_ranks=np.array([1, 1, 2, 11]),
-    )
-    assert report["rank/reward_std"] == pytest.approx(
-        np.sqrt((0.75**2 + 1.25**2 + 2 * 0.25**2) / 4)
-    )
-    assert (report["rank/repeated"], report["rank/invented"]) == (0.5, 0.75)
-    assert report["rank/ndcg@10"] == pytest.approx((1 + 0 + 1 / np.log2(3) + 0) / 4)

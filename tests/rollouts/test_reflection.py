@@ -98,7 +98,7 @@ def test_the_report_counts_what_was_sampled():
             "malformed": [False, True, False, False],
             "missing": [0, 4, 0, 0],
             "repeated": [0, 0, 0, 2],
-            "invented": [0, 0, 0, 0],
+            "invented": [0, 0, 3, 0],
             "history_shed": [0, 0, 0, 0],
             "summary_cut": [False, True, False, False],
             "prompt_ids": [[1, 2, 3]] * 4,
@@ -106,14 +106,13 @@ def test_the_report_counts_what_was_sampled():
             "finish_reason": ["stop", "length", "stop", "stop"],
         }
     )
-    report = rollout_report(
-        "rank",
-        rollouts,
-        rewards=np.array([1.0, -1.0, 0.5, 0.5]),
-        advantages=reply_advantages([1.0, -1.0, 0.5, 0.5], [0, 0, 1, 1]),
-        target_ranks=np.array([1, 1, 2, 2]),
-    )
+    rewards = np.array([1.0, -1.0, 0.5, 0.5])
+    scored = {"rewards": rewards, "advantages": reply_advantages(rewards, [0, 0, 1, 1])}
+    report = rollout_report("rank", rollouts, **scored, target_ranks=np.array([1, 1, 2, 2]))
     assert report["rank/reward"] == 0.25
+    spread = np.sqrt((0.75**2 + 1.25**2 + 2 * 0.25**2) / 4)
+    assert report["rank/reward_std"] == pytest.approx(spread)
+    assert report["rank/invented"] == 0.75
     assert (report["rank/malformed"], report["rank/cut_off"]) == (0.25, 0.25)
     assert (report["rank/missing"], report["rank/repeated"]) == (1.0, 0.5)
     assert (report["rank/summary_cut"], report["rank/history_shed"]) == (0.25, 0.0)
@@ -121,3 +120,5 @@ def test_the_report_counts_what_was_sampled():
     assert report["rank/groups_without_variance"] == 0.5
     # A malformed ranking counts 0 wherever its completion put the target.
     assert report["rank/ndcg@10"] == pytest.approx((1 + 0 + 2 / np.log2(3)) / 4)
+    report = rollout_report("rank", rollouts, **scored, target_ranks=np.array([1, 1, 2, 11]))
+    assert report["rank/ndcg@10"] == pytest.approx((1 + 0 + 1 / np.log2(3) + 0) / 4)

@@ -136,21 +136,3 @@ def test_the_template_teacher_weighs_popularity_as_the_configuration_says(agent,
     monkeypatch.setattr(module, "TemplateTeacher", weighed)
     gathered(agent, [], num_traces=8, teacher_popularity_weight=0.7)
     assert weights == [0.7]
-
-
-@pytest.mark.parametrize(
-    ("row", "change", "message"),
-    [
-        (1, {"grades": [1, 2, 3, -1]}, "from 0 to 9"),
-        (1, {"grades": [1, 2, 3, 10]}, "from 0 to 9"),
-        (0, {"kind": "summarize", "summary": ""}, "no summary"),
-        (0, {"kind": "summarize", "summary": None}, "no summary"),
-    ],
-)
-def test_a_trace_that_cannot_be_learned_from_is_named(agent, tmp_path, row, change, message):
-    path = write_random_traces(tmp_path / "t.parquet", agent, 4)
-    rows = pq.read_table(path).to_pylist()
-    rows[row] |= change
-    pq.write_table(pa.Table.from_pylist(rows, schema=TRACES), path)
-    with pytest.raises(DataError, match=message):
-        read_traces(path, agent)

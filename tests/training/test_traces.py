@@ -85,6 +85,10 @@ def test_the_bundled_words_stay_as_they_are(tmp_path):
         (0, {"predicted": None}, "predicted isn't a permutation"),
         (0, {"chosen": "99"}, "no candidate"),
         (0, {"summary": None}, "no summary"),
+        (1, {"grades": [1, 2, 3, -1]}, "from 0 to 9"),
+        (1, {"grades": [1, 2, 3, 10]}, "from 0 to 9"),
+        (0, {"kind": "summarize", "summary": ""}, "no summary"),
+        (0, {"kind": "summarize", "summary": None}, "no summary"),
         (0, {"case_id": "u3/0"}, "training cases"),
     ],
 )
