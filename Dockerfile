@@ -9,7 +9,7 @@ ARG VARIANT
 # A further index of packages, for one that is your own.
 ARG PIP_EXTRA_INDEX_URL=""
 
-# vLLM and DeepSpeed compile kernels when they start; KubeRay's probes want wget.
+# vLLM and torch compile kernels when they start; KubeRay's probes want wget.
 RUN sudo apt-get update && sudo apt-get install --yes --no-install-recommends \
         build-essential wget && sudo rm -rf /var/lib/apt/lists/*
 

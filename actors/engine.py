@@ -9,7 +9,7 @@ import torch
 
 from actors.weight_transfer.base import Ticket
 from starec_ray.cluster.host_memory import keep_few_kernels, without_garbage_search
-from starec_ray.cluster.sizing import GIB
+from starec_ray.cluster.memory import GIB
 from starec_ray.errors import STARecError
 
 REPLY_FORM = "reply_form"  # in SamplingParams.extra_args: `ReplyForm.plain()`

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
@@ -25,6 +24,7 @@ from rich.table import Table
 from starec_ray.algorithm import STARec
 from starec_ray.cluster.connection import start_ray
 from starec_ray.config import STARecConfig
+from starec_ray.plotting import save_png
 
 BASE = {"answers": 4, "history": 2, "users": 8, "env runners": 1}
 AXES: dict[str, list[int]] = {
@@ -127,7 +127,7 @@ def plot(curves: dict[str, Any], path: Path) -> None:
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("seconds of an iteration")
     axes[0].legend(frameon=False)
-    FigureCanvasAgg(figure).print_png(str(path))
+    save_png(figure, path)
 
 
 def main() -> None:

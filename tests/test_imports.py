@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", "schemas", "progress", "metrics", "rewards"},
     {"files"},
-    {"data"},
+    {"data", "plotting"},
     {"agent", "credit"},
     {"cluster"},
     {"checkpoints", "run_dir"},

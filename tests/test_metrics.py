@@ -133,6 +133,18 @@ def test_the_interval_lies_within_the_values_and_is_seeded(values: list[float], 
     assert (low, high) == bootstrap_interval(values, seed=seed, resamples=50)
 
 
+def test_a_seed_draws_its_own_resamples_and_a_lower_level_leaves_more_out() -> None:
+    a, b = np.random.default_rng(4).random((2, 60))
+    low, high = bootstrap_interval(a, seed=1)
+    assert bootstrap_interval(a, seed=2) != (low, high)
+    inner_low, inner_high = bootstrap_interval(a, seed=1, level=0.5)
+    assert low < inner_low < inner_high < high
+    found = paired_difference(a, b, seed=1)
+    assert paired_difference(a, b, seed=2).interval != found.interval
+    inner = paired_difference(a, b, seed=1, level=0.5).interval
+    assert found.interval[0] < inner[0] < inner[1] < found.interval[1]
+
+
 def test_resampling_in_blocks_keeps_every_resample(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random(50)
     whole = bootstrap_interval(values)

@@ -58,3 +58,9 @@ def test_advantages_have_mean_zero_and_unit_variance_in_each_group(rewards, grou
         assert advantages[member].mean() == pytest.approx(0, abs=1e-5)
         spread = np.asarray(rewards)[member].std()
         assert advantages[member].std() == pytest.approx(1.0 if spread else 0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", range(2, 17))
+def test_a_group_of_equal_rewards_has_no_advantages_however_their_mean_is_rounded(size):
+    rewards, groups = ndcg_rewards(np.arange(1, 21)).repeat(size), np.arange(20).repeat(size)
+    assert not group_advantages(rewards, groups).any()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ray.tune import Result, ResultGrid
 from rich.console import Console
@@ -21,6 +20,7 @@ from starec_ray.config.fields import RunSettings, attribute_of
 from starec_ray.config.recipe import Recipe, with_values
 from starec_ray.errors import STARecError
 from starec_ray.files import put_in_place, written_whole
+from starec_ray.plotting import BLUE, GREY, plain_frame, save_png
 from tune.space import Space
 from tune.trial import metric_path
 
@@ -31,7 +31,6 @@ PLOT = "sweep.png"
 STORAGE = "run.checkpoint_storage"  # of a run of its own: a sweep leaves it alone
 WORDLESS = re.compile(r"[\w.]*(Error|Exception)")
 OUT_OF_MEMORY = "running low on memory"  # in Ray's word on a worker that it killed
-BLUE, RED, GREY = "#2a6f97", "#d1495b", "#9aa5b1"
 
 
 @dataclass(frozen=True)
@@ -212,11 +211,9 @@ def _plot(trials: Sequence[Trial], metric: str, path: Path) -> None:
         axis.scatter(values, [100 * (t.score or 0) for t in scored], color=BLUE, s=22)
         axis.set_xlabel(key)
     for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
+        plain_frame(axis)
         axis.grid(color=GREY, alpha=0.25, linewidth=0.6)
-    FigureCanvasAgg(figure)
-    with written_whole(path) as aside:
-        figure.savefig(aside, format="png", dpi=150)
+    save_png(figure, path)
 
 
 def _at(metrics: dict[str, Any] | None, path: str) -> float | None:

@@ -30,10 +30,9 @@ from starec_ray.config.recipe import (
     resolved_sections,
     with_values,
 )
-from starec_ray.data.dataset import Dataset
 from starec_ray.errors import ConfigError
 from starec_ray.files import written_whole
-from starec_ray.jobs.plan import REMEDY, check_data, check_learnable
+from starec_ray.jobs.inputs import check_before_start
 from starec_ray.jobs.train import train
 from starec_ray.run_dir import RunDir
 from tune.population import KEPT, population
@@ -88,10 +87,9 @@ def sweep(
         _check_begun(folder.path / BEGUN, wanted, resume=resume)
         state = _newest_state(trials) if resume else None
         recipe.config.resolve()
-        check_data(recipe, Dataset.load(recipe.config.data_path))
-        check_learnable(recipe.config.model_name, recipe.config.max_model_len)
+        check_before_start(recipe)
         start_ray(recipe.run.ray)
-        check_resources(trial_place(recipe.config).bundles, REMEDY)
+        check_resources(trial_place(recipe.config).bundles)
         with written_whole(folder.path / BEGUN) as aside:
             aside.write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
         config = _shared_anchor(recipe, space, folder.path, console)

@@ -23,8 +23,9 @@ def evaluate(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="With --model: the recipe it was trained with, for its prompts. Default: the "
-            "recipe that lies beside it (a run's config.yaml, a sweep's best.yaml)."
+            help="With --model: the recipe it was trained with, for its prompts, untrained model, "
+            "seed and number of users. Default: the recipe that lies beside it (a run's "
+            "config.yaml, a sweep's best.yaml)."
         ),
     ] = None,
     data: Annotated[
@@ -32,14 +33,16 @@ def evaluate(
         typer.Option(help="A prepared data folder, instead of the run's; required without --run."),
     ] = None,
     cases: Annotated[
-        int | None, typer.Option(min=0, help="Users to evaluate on; 0 takes all.")
+        int | None,
+        typer.Option(min=0, help="Users to evaluate on; 0 takes all. Default: the recipe's."),
     ] = None,
     split: Annotated[str, typer.Option(help="Which users: test, validation or train.")] = "test",
     slow: Annotated[
         bool | None,
         typer.Option(
             "--slow/--no-slow",
-            help="Evaluate slow thinking too (about four times the work in all).",
+            help="Evaluate slow thinking too (about four times the work in all). Default: as the "
+            "recipe says.",
         ),
     ] = None,
     out: Annotated[

@@ -20,7 +20,10 @@ from starec_ray.run_dir import RunDir
 def rollouts(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     iteration: Annotated[
-        int | None, typer.Option(help="Which iteration; by default the last, or all with --case.")
+        int | None,
+        typer.Option(
+            help="Which iteration, both stages counted; by default the last, or all with --case."
+        ),
     ] = None,
     kind: Annotated[
         Literal["rank", "reflect", "rank_again"] | None,

@@ -44,6 +44,7 @@ def submit(
 
         starec submit train RECIPE.yaml data.path=/mnt/shared/data --run-dir /mnt/shared/run
 
+    Options of its own stand before COMMAND: starec submit --env HF_TOKEN train …
     The recipe (and the space) travel with the job; everything else is named by
     absolute paths on storage that every node sees, and the program is the one
     installed on the cluster.

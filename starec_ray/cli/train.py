@@ -46,8 +46,8 @@ def train(
         typer.Option(
             "--from",
             metavar="CHECKPOINT",
-            help="With --resume: an earlier checkpoint, such as iteration-00030. Those after it "
-            "are removed.",
+            help="With --resume: an earlier checkpoint, such as iteration-00030 (both stages "
+            "counted). Those after it are removed.",
         ),
     ] = "",
     dry_run: Annotated[
@@ -63,6 +63,9 @@ def train(
 
     RUN_DIR then holds config.yaml, metrics.jsonl, rollouts/, tensorboard/,
     checkpoints/, anchored_model/, model/ and evaluation.json.
+
+    RAY_ADDRESS names a running cluster to join (auto: this node's); without it a
+    local Ray is started.
     """
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run, --overwrite empties it: give one of them.")

@@ -19,6 +19,10 @@ from rich.console import Console
 from starec_ray.cluster.placement import shortage, total
 from starec_ray.errors import ConfigError
 
+REMEDY = (
+    "fewer or smaller env_runners and learners, run.ray.num_cpus (on one machine more logical "
+    "CPUs than cores will do: its actors take turns), or a larger cluster (RAY_ADDRESS)."
+)
 TOKEN_REMEDY = (
     "RAY_AUTH_MODE must be what its nodes were started with: token, with the same token in "
     "RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names, or disabled."
@@ -123,7 +127,7 @@ def _is_host_and_port(text: str) -> bool:
     return bool(host) and port.isdecimal() and 0 < int(port) < 2**16
 
 
-def check_resources(bundles: Sequence[Mapping[str, float]], remedy: str) -> None:
+def check_resources(bundles: Sequence[Mapping[str, float]], remedy: str = REMEDY) -> None:
     """Says at once what the cluster lacks: Ray would wait for it without an end.
 
     A cluster that was joined (RAY_ADDRESS) may grow, and others may give back what they hold:

@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from starec_ray import schemas
-from starec_ray.errors import DataError, StorageError
-from starec_ray.files import local_path, sha256_of
+from starec_ray.errors import DataError
+from starec_ray.files import failing_for, local_path, sha256_of
 
 SCHEMA_VERSION = 1
+REMEDY = "Make room, or give another --out."
 MANIFEST = "manifest.json"
 TABLES: dict[str, pa.Schema] = {
     "catalog": schemas.CATALOG,
@@ -41,7 +42,7 @@ def check_out(out: Path, *, force: bool) -> None:
     An existing folder with something in it is replaced only with `force`, and only when it is a
     data folder and nothing else lies in it, so that a mistyped path costs nothing.
     """
-    with _failing_for(out):
+    with failing_for(out, REMEDY):
         if not local_path(out).exists():
             return
         if not out.is_dir():
@@ -101,7 +102,7 @@ def write_folder(
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `out` when the block ends, and goes if it fails."""
-    with _failing_for(out), ExitStack() as stack:
+    with failing_for(out, REMEDY), ExitStack() as stack:
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
         stack.enter_context(_lock(aside))
@@ -117,7 +118,7 @@ def _replacing(out: Path) -> Iterator[Path]:
 def clear_abandoned(out: Path) -> None:
     """Remove what killed writers of `out` left beside it; put back what one had moved away."""
     out = Path(os.path.abspath(out))
-    with _failing_for(out):
+    with failing_for(out, REMEDY):
         # As mkdtemp names them: eight characters.
         for aside in out.parent.glob(f".{glob.escape(out.name)}.????????.partial"):
             with _lock(aside) as abandoned:
@@ -144,15 +145,6 @@ def _lock(folder: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-@contextmanager
-def _failing_for(out: Path) -> Iterator[None]:
-    """What the system refuses becomes an error that names `out`."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{out} can't be written: {error}.") from None
 
 
 def content_hash(folder: Path) -> str:

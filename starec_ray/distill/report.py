@@ -9,17 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from starec_ray.files import written_whole
+from starec_ray.plotting import BLUE, GREY, plain_frame, save_png
 from starec_ray.training.traces import KEPT
 
 SCORED = {"rank": "rankings", "reflect": "reflections, by their follow-up ranking"}
 FIRST_CASE = "/0"  # how its id ends; a user's later cases are ranked as follow-ups alone
-BLUE, GREY = "#2a6f97", "#9aa5b1"
 
 
 def summarise(traces: pa.Table) -> dict[str, Any]:
@@ -123,7 +122,5 @@ def _plot(traces: pa.Table, path: Path) -> None:
             axis.hist(parts, bins=bins, stacked=True, color=[BLUE, GREY], label=["kept", "dropped"])
             axis.legend(fontsize=8, frameon=False)
         axis.set_title(title, fontsize=11)
-        axis.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure)
-    with written_whole(path) as aside:
-        figure.savefig(aside, format="png", dpi=150)
+        plain_frame(axis)
+    save_png(figure, path)

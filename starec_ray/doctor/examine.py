@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from starec_ray.cluster.connection import start_ray
+from starec_ray.cluster.memory import learner_bytes, runner_bytes
 from starec_ray.cluster.placement import actor_bundles, fits_beside_an_engine
-from starec_ray.cluster.sizing import learner_bytes, runner_bytes
 from starec_ray.config.recipe import Recipe
 from starec_ray.data.store import MANIFEST, TABLES
 from starec_ray.doctor import checks
@@ -16,7 +16,7 @@ from starec_ray.doctor.checks import Finding, Wanted
 from starec_ray.doctor.probe import file_hash, versions
 from starec_ray.doctor.survey import survey
 from starec_ray.errors import ConfigError
-from starec_ray.jobs.plan import count_parameters
+from starec_ray.models.parameters import count_parameters, without_weights
 from starec_ray.models.resolve import resolve_dtype, resolve_model
 from starec_ray.training.traces import BUNDLED_TRACES, trace_files
 
@@ -99,7 +99,8 @@ def _wanted(recipe: Recipe) -> Wanted:
     config = recipe.config
     on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
     bytes_each = 2 if resolve_dtype(config.dtype, on_gpu) == "bfloat16" else 4
-    parameters, _ = count_parameters(config.model_name)
+    name = config.model_name
+    parameters, _ = count_parameters(name, without_weights(name))
     return Wanted(
         bundles=actor_bundles(config),
         weight_bytes=parameters * bytes_each,

@@ -5,19 +5,15 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from starec_ray.evaluation.results import SLOW
-from starec_ray.files import written_whole
+from starec_ray.plotting import BLUE, COLOURS, GREY, INK, plain_frame, save_png
 from starec_ray.run_dir import flatten
 
 SHOWN = ("ndcg@1", "ndcg@10")
 # A panel each: the last parts of the names of the metrics that stand in it ("rank/reward").
 TRAINING_PANELS = {"Reward": ("reward",), "NDCG ×100": ("ndcg@1", "ndcg@10")}
-BLUE, GREY, INK = "#2a6f97", "#9aa5b1", "#333333"
-COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#5c677d", "#00798c", "#b56576")
 
 
 def plot_policies(summary: Mapping[str, Any], path: Path) -> None:
@@ -43,11 +39,11 @@ def plot_policies(summary: Mapping[str, Any], path: Path) -> None:
             axis.text(high + 1, row, f"{mean:.1f}", va="center", fontsize=9, color=INK)
         axis.set_title(f"{metric.upper()} ×100", fontsize=11)
         axis.set_xlim(0, min(112, 100 * max(r["ci95"][metric][1] for r in results) * 1.15 + 4))
-        _plain_frame(axis)
+        plain_frame(axis)
     axes[0].set_yticks(range(len(names)), [name.replace(SLOW, " + slow") for name in names])
     axes[0].invert_yaxis()
     figure.suptitle(f"{summary['cases']} cases, mean and 95 % interval", fontsize=10, color=INK)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def plot_training(lines: Sequence[Mapping[str, Any]], path: Path) -> bool:
@@ -83,9 +79,9 @@ def plot_training(lines: Sequence[Mapping[str, Any]], path: Path) -> bool:
         axis.set_xlabel("iteration", fontsize=9)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8, frameon=False)
-        _plain_frame(axis)
+        plain_frame(axis)
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    _save(figure, path)
+    save_png(figure, path)
     return True
 
 
@@ -99,14 +95,3 @@ def _series(
             if name.rpartition("/")[2] in parts and isinstance(value, int | float):
                 series.setdefault(name, []).append((line["iteration"], value))
     return series
-
-
-def _plain_frame(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=9, length=3)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    with written_whole(path) as aside:
-        figure.savefig(aside, format="png", dpi=150)

@@ -19,7 +19,6 @@ from starec_ray.evaluation.report import (
 )
 from starec_ray.evaluation.session import Session, evaluation_session
 from starec_ray.files import failing_for
-from starec_ray.jobs.plan import REMEDY
 from starec_ray.models.resolve import check_same_shape, resolve_model
 from starec_ray.run_dir import RunDir
 
@@ -74,7 +73,7 @@ def evaluate_models(
         )
     _check_writable(out)
     start_ray(recipe.run.ray)
-    check_resources(actor_bundles(config, learners=False), REMEDY)
+    check_resources(actor_bundles(config, learners=False))
     with evaluation_session(config) as session:
         return compare(session, models, recipe, out, console, split, trained_users=known)
 

@@ -19,7 +19,6 @@ from starec_ray.cluster.failures import FailureEvent
 from starec_ray.cluster.placement import actor_bundles
 from starec_ray.config.identity import identity
 from starec_ray.config.recipe import Recipe, resolved_sections
-from starec_ray.data.dataset import Dataset
 from starec_ray.data.store import MANIFEST as DATA_MANIFEST
 from starec_ray.errors import CollapseError, ConfigError, StorageError
 from starec_ray.evaluation.plots import plot_training
@@ -27,7 +26,7 @@ from starec_ray.evaluation.session import SavedModels, Session
 from starec_ray.files import failing_for
 from starec_ray.jobs.collapse import way_back
 from starec_ray.jobs.evaluate import compare, trained_models
-from starec_ray.jobs.plan import REMEDY, check_data, check_learnable
+from starec_ray.jobs.inputs import check_before_start
 from starec_ray.jobs.resume import (
     begin_afresh,
     bring_anchored_model,
@@ -84,18 +83,17 @@ def train(
             if recipe.run.checkpoint_storage
             else None,
         )
-        check_data(recipe, Dataset.load(recipe.config.data_path))
-        check_learnable(recipe.config.model_name, recipe.config.max_model_len)
+        check_before_start(recipe)
         check_inputs_stay(run, recipe.config)
         start = starting_point(run, recipe, checkpoints, console, overwrite, resume, checkpoint)
         if start and not checkpoint and is_finished(run, recipe, start):
             console.print(
-                f"nothing to do: {run.path} has done its {recipe.run.iterations} iterations. "
-                "To go on, give it more: run.iterations=…"
+                f"nothing to do: {run.path} has done its {recipe.run.iterations} iterations of "
+                "stage two. To go on, give it more: run.iterations=…"
             )
             return run
         start_ray(recipe.run.ray)
-        check_resources(actor_bundles(recipe.config), REMEDY)
+        check_resources(actor_bundles(recipe.config))
         console.print(f"starting actors: {_actors(recipe)}")
         algo = recipe.config.build_algo()
         assert isinstance(algo, STARec)

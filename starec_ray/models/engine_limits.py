@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from starec_ray.cluster.sizing import GIB
+from starec_ray.cluster.memory import GIB
 from starec_ray.errors import ConfigError
 
 

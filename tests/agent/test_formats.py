@@ -51,6 +51,12 @@ def test_a_written_ranking_of_films_is_whole_and_in_order(name):
     assert [grades[i] for i in reading.order] == sorted(grades, reverse=True)
 
 
+def test_grades_made_from_a_ranking_fall_in_equal_steps_from_nine_on():
+    assert grades_of([2, 0, 1]) == [6, 3, 9]
+    assert grades_of(range(10)) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert grades_of(range(20)) == sorted([*range(10), *range(10)], reverse=True)
+
+
 @pytest.mark.parametrize("grades", [(3, 4, 9, 0), (1, 3, 3, 1), (0, 0, 0, 0)])
 def test_grades_beside_names_that_end_or_begin_in_digits_are_read_as_they_were_written(grades):
     albums = [item("a", "1"), item("b", "3 Doors Down"), item("c", "13"), item("d", "19")]
@@ -86,6 +92,15 @@ def test_a_list_of_titles_is_whole_until_a_line_is_lost_or_said_twice(order, at)
     assert (lost.missing, lost.repeated, lost.order[-1]) == (1, 0, order[at])
     twice = titles.read("\n".join([*lines, lines[at]]), FILMS)
     assert (twice.missing, twice.repeated, twice.order) == (0, 1, tuple(order))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_ranking_with_a_name_too_many_is_not_whole(name):
+    order = range(len(FILMS))
+    reply = FORMATS[name].write(FILMS, order, grades_of(order))
+    reading = FORMATS[name].read(f"{reply}\nThe Matrix", FILMS)
+    assert (reading.missing, reading.repeated) == (0, 0)
+    assert reading.invented and not reading.whole
 
 
 @pytest.mark.timeout(20)
@@ -149,9 +164,10 @@ def test_a_number_that_is_a_part_of_a_name_is_not_taken_for_that_of_a_list():
     assert FORMATS["grades"].read("300: Rise 7\nRise 2", candidates).grades == (7, 2)
 
 
-def test_equal_grades_keep_the_order_shown():
+def test_equal_grades_keep_the_order_shown_in_whatever_order_they_were_given():
     candidates = [item("a", "Alien"), item("b", "Brazil"), item("c", "Casino")]
     assert FORMATS["grades"].read("Alien5 Brazil5 Casino5", candidates).order == (0, 1, 2)
+    assert FORMATS["grades"].read("Casino: 5, Alien: 5, Brazil: 7", candidates).order == (1, 0, 2)
 
 
 def test_titles_count_missing_repeated_and_invented_names():

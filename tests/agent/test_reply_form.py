@@ -70,6 +70,17 @@ def test_only_grades_are_left_to_choose_in_the_grades_format():
     assert free == ["7", "2"]
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_longest_reply_is_as_long_as_what_is_written(name):
+    form = form_of(name, films(["Alien", "Brazil"]))
+    assert form.longest == len(form.write(FORMATS[name].fill([1, 0], [9, 4])))
+
+
+def test_the_longest_reply_takes_the_longest_option_of_each_blank():
+    form = ReplyForm((((1,), (2, 3)), ((4,),)), (False, False), 0)
+    assert form.longest == 4  # 2, 3, 4 and the end
+
+
 def test_expected_grades_are_the_means_of_the_grades_by_their_probabilities():
     form = form_of("grades", films(["Alien", "Brazil"]))
     reply = form.write([0, 7, 0, 2])
@@ -84,6 +95,14 @@ def test_expected_grades_are_the_means_of_the_grades_by_their_probabilities():
     assert form.expected_options(reply, steps) == pytest.approx([4.5, 0.4], abs=1e-6)
     # A reply cut short tells of those that it came to.
     assert form.expected_options(reply[:8], steps[:8]) == pytest.approx([4.5], abs=1e-6)
+
+
+def test_expected_grades_are_among_the_choices_alone():
+    form = form_of("grades", films(["Alien"]))
+    reply = form.write([0, 7])
+    even = {ord(digit): math.log(0.05) for digit in "0123456789"}  # half of it went elsewhere
+    steps = [even if chr(token) == "7" else {token: 0.0} for token in reply]
+    assert form.expected_options(reply, steps) == pytest.approx([4.5])
 
 
 def test_options_of_several_tokens_have_no_expectation():

@@ -1,10 +1,9 @@
 """The template teacher: absolute grades, by what the student is shown and by nothing else."""
 
-import pytest
+from dataclasses import replace
 
 from starec_ray.agent.item_text import popularity_level
-from starec_ray.agent.likeness import likeness, likeness_level
-from starec_ray.agent.tasks import RankTask
+from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask
 from starec_ray.agent.teacher import TemplateTeacher
 from starec_ray.data.dataset import Case, Item
 
@@ -46,24 +45,12 @@ def test_without_popularity_grades_are_spread_evenly_and_ordered_by_likeness():
     assert alien == heat
 
 
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    [
-        (["tags"], 1 / 2),  # Sci-Fi of Horror, Sci-Fi
-        (["people"], 1.0),
-        (["tags", "people"], 2 / 3),
-        ([], 0.0),
-    ],
-)
-def test_likeness_counts_what_is_shown(attributes, expected):
-    assert likeness(BLADE, [ALIEN], frozenset(attributes)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("liked", "level"), [([], 0), ([ALIEN], 6), ([BLADE], 9), ([HEAT], 0), ([ALIEN, HEAT], 3)]
-)
-def test_a_likeness_level_is_in_tenths_and_ends_at_nine(liked, level):
-    assert likeness_level(BLADE, liked) == level  # 2 of 3 labels are Alien's
+def test_a_ranking_is_by_likeness_to_the_latest_ten_that_were_liked():
+    dataset = TwoCases()
+    history = [(HEAT, True)] * 8 + [(ALIEN, True)] * 10 + [(CASINO, False)] * 5
+    dataset._case = replace(dataset._case, history=tuple(history))
+    teacher = TemplateTeacher(dataset, ["tags"], 0.0)
+    assert teacher.rank(RankTask("u/0", ""))["ranking"] == ["a", "b", "h", "c"]
 
 
 def test_a_likeness_digit_that_is_shown_is_graded_though_tags_are_not():
@@ -71,9 +58,33 @@ def test_a_likeness_digit_that_is_shown_is_graded_though_tags_are_not():
     assert alien > blade > heat == casino
 
 
-def test_likeness_of_the_same_year_is_one():
-    assert likeness(HEAT, [CASINO], frozenset(["year"])) == 1.0
-
-
 def test_a_user_without_history_is_graded_all_the_same():
     assert len(grades([], ["tags"], 0.0)) == len(ITEMS)
+
+
+def test_grades_are_calibrated_on_training_users_alone():
+    asked = []
+    dataset = TwoCases(HEAT)
+    dataset.case_ids = lambda split: asked.append(split) or ["u/0"]
+    TemplateTeacher(dataset, ["tags"], 0.0)
+    assert asked == ["train"]
+
+
+def test_a_reflection_counts_the_choice_in_and_says_what_was_misjudged():
+    teacher = TemplateTeacher(TwoCases(HEAT), ["tags"], 0.0)
+    wrong = teacher.reflect(ReflectTask("u/0", "", ("h", "c", "b", "a"), "a"))
+    assert wrong["rationale"] == (
+        "I put Heat first for Crime Drama of 1995, but the user chose Alien: Horror Sci-Fi of 1979."
+    )
+    assert wrong["summary"] == "Likes Crime, Drama, Horror; 1990s, 1970s."
+    right = teacher.reflect(ReflectTask("u/0", "", ("a", "c", "b", "h"), "a"))
+    assert right["rationale"] == "The prediction was right: Horror Sci-Fi of 1979 still fits."
+
+
+def test_a_summary_is_of_all_that_was_liked_and_its_rationale_of_the_latest_two():
+    teacher = TemplateTeacher(TwoCases(HEAT, BLADE, ALIEN), ["tags"], 0.0)
+    told = teacher.summarize(SummarizeTask("u/0"))
+    assert told["rationale"] == (
+        "The latest liked are Blade Runner, Sci-Fi of 1982 and Alien, Horror Sci-Fi of 1979."
+    )
+    assert told["summary"] == "Likes Sci-Fi, Crime, Drama; 1990s, 1980s; Ridley Scott."

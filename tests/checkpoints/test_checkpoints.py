@@ -10,7 +10,7 @@ import pytest
 
 from starec_ray.algorithm import STARec
 from starec_ray.checkpoints import files
-from starec_ray.checkpoints.checkpoints import SCORE, Checkpoints
+from starec_ray.checkpoints.checkpoints import SCORE, Checkpoints, is_full
 from starec_ray.checkpoints.files import (
     FORMAT,
     MANIFEST,
@@ -108,6 +108,25 @@ def test_on_a_full_disk_the_one_before_stays_whole_and_the_error_names_it(tmp_pa
         save(checkpoints, 2, stopped=error)
     assert [path.name for path in tmp_path.iterdir()] == ["iteration-00001"]
     assert checkpoints.newest() == tmp_path / "iteration-00001"
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "full"),
+    [
+        (RuntimeError("learner 1 failed: No space left on device (os error 28)"), 1, True),
+        (OSError(errno.ENOSPC, "auf dem Gerät ist kein Platz"), 1, True),
+        (RuntimeError("Disk quota exceeded"), 1, True),
+        (RuntimeError("can't write"), 0, True),
+        (RuntimeError("can't write"), 1, False),
+        (OSError(errno.EACCES, "Permission denied"), 1, False),
+    ],
+)
+def test_a_full_disk_is_known_by_its_number_its_words_or_by_what_is_free(
+    tmp_path, monkeypatch, error, free, full
+):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    assert is_full(error, tmp_path) == full
 
 
 def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
@@ -232,6 +251,11 @@ def test_another_runs_is_named_and_the_one_before_is_gone_on_from(tmp_path, othe
     shutil.copytree(tmp_path / "theirs" / "iteration-00002", tmp_path / "ours" / "iteration-00002")
     assert checkpoints.newest() == tmp_path / "ours" / "iteration-00001"
     assert len(told) == 1 and "iteration-00002 is not this run's" in told[0] and why in told[0]
+
+
+def test_a_setting_that_a_checkpoint_does_not_know_yet_is_no_difference(tmp_path, told):
+    save(Checkpoints(tmp_path, 1), 1, identity=OURS | {"settings": {}})
+    assert Checkpoints(tmp_path, 1, OURS, told.append).newest() and not told
 
 
 def test_the_algorithm_itself_refuses_a_damaged_one_before_it_changes_anything(tmp_path):

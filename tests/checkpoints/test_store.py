@@ -16,8 +16,10 @@ import pytest
 from starec_ray.checkpoints import store
 from starec_ray.checkpoints.checkpoints import Checkpoints
 from starec_ray.checkpoints.files import MANIFEST, fault
+from starec_ray.checkpoints.heartbeat import Heartbeat
 from starec_ray.checkpoints.store import CheckpointStore
 from starec_ray.errors import ConfigError, DeadlineError, StorageError
+from starec_ray.progress import phase
 from tests.checkpoints.test_checkpoints import OURS, names, save, truncated
 
 
@@ -201,6 +203,13 @@ def test_one_that_is_written_again_takes_the_place_of_its_copy(address, checkpoi
     assert (tmp_path / "iteration-00001" / MANIFEST).read_text() == written
 
 
+def test_a_copy_holds_nothing_of_the_one_whose_place_it_took(address, checkpoints, tmp_path):
+    save(checkpoints, 1, 0.5)
+    save(checkpoints, 1)  # without a score
+    store_at(address).get("iteration-00001", tmp_path)
+    assert not fault(tmp_path / "iteration-00001")
+
+
 @pytest.mark.parametrize("address", ["nowhere://bucket/run", "runs/first", "s3:/bucket"])
 def test_what_is_no_store_is_named(address):
     with pytest.raises(ConfigError, match=r"run\.checkpoint_storage '.*' can't be used"):
@@ -329,3 +338,14 @@ def test_a_store_that_fails_is_told_with_what_was_asked_of_it(checkpoints, tmp_p
     monkeypatch.setattr(CheckpointStore, "_remove", refuse)
     with pytest.raises(StorageError, match=r"removing iteration-00001 from .* failed: Access"):
         checkpoints.store.clear()
+
+
+def test_a_key_that_leads_out_of_its_checkpoint_is_refused(checkpoints, tmp_path):
+    copies = checkpoints.store
+    places = [f"{copies._root}/iteration-00001/../../evil"]
+    with (
+        phase("bringing", 1) as progress,
+        pytest.raises(ConfigError, match="is no file of a checkpoint"),
+    ):
+        copies._get("iteration-00001", places, tmp_path / "a" / "b", Heartbeat(), progress)
+    assert not (tmp_path / "a").exists()

@@ -15,8 +15,8 @@ import yaml
 from jsonschema import validate
 from ray.autoscaler._private.util import prepare_config
 
+from scripts.cluster_sizes import ENGINE_SHARE, LEARNER_SHARE, SHAPES, WEIGHTS_SHARE, learner
 from starec_ray.cli import app
-from starec_ray.cluster import sizing
 from starec_ray.cluster.placement import actor_bundles
 from starec_ray.config.recipe import load_recipe
 
@@ -123,14 +123,14 @@ def test_nodes_offer_the_resources_that_place_runners_and_learners():
 
 def test_their_gpus_hold_the_7b_model_with_a_unit_each():
     nodes = yaml.safe_load(TEXT)["available_node_types"]
-    of_7b = next(shape for shape in sizing.SHAPES if shape.name == "7B")
-    learner, weights = sizing.learner(of_7b), of_7b.weight_bytes
+    of_7b = next(shape for shape in SHAPES if shape.name == "7B")
+    learners = learner(of_7b)
     for name, unit, needed in (
-        ("runners", "env_runner_node", weights / sizing.ENGINE_SHARE / sizing.WEIGHTS_SHARE),
+        ("runners", "env_runner_node", of_7b.weight_bytes / ENGINE_SHARE / WEIGHTS_SHARE),
         (
             "learners",
             "learner_node",
-            (learner.state_bytes + learner.activation_bytes) / sizing.LEARNER_SHARE,
+            (learners.state_bytes + learners.activation_bytes) / LEARNER_SHARE,
         ),
     ):
         number, size = GPUS[nodes[name]["node_config"]["InstanceType"]]

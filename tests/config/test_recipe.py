@@ -1,7 +1,6 @@
 """Recipes: what is in them reaches the configuration; what is wrong is named."""
 
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 
 from starec_ray.config import STARecConfig
 from starec_ray.config.checks import RLLIB_UNUSED
-from starec_ray.config.identity import identity
 from starec_ray.config.recipe import build, changed_keys, load_recipe, resolved_sections
 from starec_ray.errors import ConfigError
 from starec_ray.training.traces import BUNDLED_TRACES, TraceSource
@@ -114,11 +112,53 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
             {"training": {"max_staleness": 1}, "env_runners": {"weight_transfer": "gloo"}},
             "weight_transfer is 'gloo'.*must be object_store",
         ),
+        (
+            {"env_runners": {"weight_transfer": "nccl", "num_gpus_per_env_runner": 1}},
+            "weight_transfer is 'nccl'; it takes a GPU for each learner and each runner",
+        ),
+        (
+            {
+                "env_runners": {"weight_transfer": "nccl"},
+                "learners": {"num_gpus_per_learner": 1},
+            },
+            "weight_transfer is 'nccl'; it takes a GPU for each learner and each runner",
+        ),
+        (
+            {
+                "env_runners": {"weight_transfer": "gloo"},
+                "learners": {"num_gpus_per_learner": 1},
+            },
+            "weight_transfer is 'gloo'; it is for CPUs",
+        ),
+        (
+            {"training": {"max_staleness": 1}, "env_runners": {"sleep_while_learning": True}},
+            "sleep_while_learning is True; with max_staleness above 0",
+        ),
+        (
+            {"env_runners": {"num_gpus_per_env_runner": 2}},
+            "tensor_parallel_size is 1; a runner has 2 GPUs.*it must be 2",
+        ),
+        (
+            {"env_runners": {"num_gpus_per_env_runner": 1, "tensor_parallel_size": 2}},
+            "tensor_parallel_size is 2; a runner has 1 GPUs.*it must be 1",
+        ),
+        (
+            {"model": {"constrained_decoding": True, "think_before_ranking": True}},
+            "constrained_decoding leaves no room for a rationale",
+        ),
+        ({"model": {"max_reflect_tokens": 2048}}, "max_reflect_tokens is 2048.*max_model_len"),
+        ({"anchor": {"trace_weights": {"ranks": 1.0}}}, "trace_weights has ranks: 1.0"),
+        ({"anchor": {"trace_weights": {"rank": -1.0}}}, "trace_weights has rank: -1.0"),
+        ({"run": {"ray": {"num_cpus": -1}}}, "run.ray.num_cpus is -1"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_what_is_wrong(sections, message):
     with pytest.raises(ConfigError, match=message):
         build(sections)
+
+
+def test_a_run_without_an_anchor_stage_needs_no_traces():
+    assert build({"anchor": {"anchor_epochs": 0, "num_traces": 0}}).config.num_traces == 0
 
 
 def test_a_number_of_the_python_api_may_be_numpys_and_must_be_one():
@@ -147,6 +187,13 @@ def test_an_unknown_override_names_its_nearest_neighbour(tmp_path):
         load_recipe(path, ["groupsize=4"])
     with pytest.raises(ConfigError, match="write key=value"):
         load_recipe(path, ["group_size"])
+
+
+@pytest.mark.parametrize("text", ["training: {3: 1}", "3: {a: 1}", "null: {a: 1}", "run: {on: 1}"])
+def test_a_key_that_is_no_text_is_refused(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="unknown"):
+        load_recipe(tmp_path / "r.yaml")
 
 
 def test_a_missing_recipe_says_where_ready_ones_are(tmp_path):
@@ -250,6 +297,27 @@ def test_a_run_that_goes_on_may_change_how_long_and_fast_but_not_what_it_trains(
     ]
 
 
+CHANGES = {
+    "model": {
+        "name": "other/model",
+        "reply_format": "titles",
+        "item_attributes": [],
+        "history_shown": 3,
+    },
+    "anchor": {"num_traces": 3, "held_out_trace_share": 0.3, "trace_weights": {"rank": 2.0}},
+    "rewards": {"reward_shape": "ndcg"},
+    "training": {"temperature": 0.5, "cases_per_iteration": 3, "reflect_share": 0.5},
+}
+FIXED = [(section, key, value) for section, keys in CHANGES.items() for key, value in keys.items()]
+
+
+@pytest.mark.parametrize(("section", "key", "value"), FIXED)
+def test_a_run_that_goes_on_may_not_change_what_it_learns_or_how(section, key, value):
+    before, now = (resolved_sections(build(given)) for given in ({}, {section: {key: value}}))
+    [told] = changed_keys(before, now)
+    assert told == f"{section}.{key} was {before[section][key]!r} and is {value!r}"
+
+
 def test_a_run_without_an_anchor_to_measure_by_can_not_begin_to():
     without = resolved_sections(build({"training": {"kl_coeff": 0.0}}))
     with_one = resolved_sections(build({"training": {"kl_coeff": 1e-3}}))
@@ -261,27 +329,6 @@ def test_a_run_without_an_anchor_to_measure_by_can_not_begin_to():
 def test_a_fraction_where_a_whole_number_belongs_is_refused_from_python_too(field):
     with pytest.raises(ConfigError, match=f"{field} is 4.0; it must be a whole number"):
         STARecConfig().training(**{field: 4.0}).validate()
-
-
-def test_a_run_goes_on_where_its_inputs_lie_elsewhere(small_world, tiny_model, tmp_path):
-    traces = tmp_path / "t.parquet"
-    traces.write_bytes(b"a table")
-
-    def inputs(folder, *sources):
-        sections = {"data": {"path": str(folder)}, "anchor": {"traces": [*sources]}}
-        config = build(sections).config
-        config.model_path = str(tiny_model)
-        return identity(config)["inputs"]
-
-    moved = shutil.copytree(small_world, tmp_path / "moved")
-    copy = shutil.copy(traces, tmp_path / "copy.parquet")
-    here = inputs(small_world, f"{traces}:rank", "bundled")
-    assert here == inputs(moved, f"{copy}:rank", str(BUNDLED_TRACES))
-    assert here != inputs(moved, str(copy), "bundled")
-    assert here != inputs(moved, "bundled", f"{copy}:rank")
-    with (moved / "targets.parquet").open("ab") as file:
-        file.write(b"more")
-    assert here["data.path"] != inputs(moved)["data.path"]
 
 
 def test_the_bundled_traces_are_called_so_wherever_the_program_lies():

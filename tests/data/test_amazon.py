@@ -158,6 +158,22 @@ NAMED = lines([{"asin": str(n), "title": f"Album {n}"} for n in (1, 2, 3, 4)])
 REVIEW = '{"reviewerID": "%s", "asin": "%s", "overall": 5, "unixReviewTime": 1}\n'
 
 
+def test_of_several_entries_for_an_item_the_first_counts(files):
+    again = lines([{"asin": "1", "title": "Another"}])
+    folder = files({"CDs.json": OLD_REVIEWS, "meta_CDs.json": NAMED + again})
+    assert amazon.read(folder, False, print).catalog["title"].to_pylist()[0] == "Album 1"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("overall", True), ("unixReviewTime", -1e300), ("unixReviewTime", 1e300)]
+)
+def test_a_truth_value_or_a_number_beyond_all_time_is_a_bad_row(files, field, value):
+    review = {"reviewerID": "a", "asin": "1", "overall": 5.0, "unixReviewTime": 1} | {field: value}
+    folder = files({"CDs.json": lines([review]), "meta_CDs.json": NAMED})
+    with pytest.raises(DataError, match=f"line 1: expected a number as {field}"):
+        amazon.read(folder, False, print)
+
+
 @pytest.mark.parametrize(
     ("name", "row", "expected"),
     [

@@ -115,6 +115,16 @@ def with_first_list(table: pa.Table, name: str, value: list) -> pa.Table:
             "catalog: item_id '1' is there more than once",
         ),
         (
+            "users",
+            lambda t: pa.concat_tables([t, t.slice(0, 1)]),
+            "users: user_id '.*' is there more than once",
+        ),
+        (
+            "cases",
+            lambda t: pa.concat_tables([t, t.slice(0, 1)]),
+            "cases: case_id '.*' is there more than once",
+        ),
+        (
             "catalog",
             lambda t: t.set_column(
                 5, "popularity", pc.if_else(pc.greater(t["popularity"], 50), t["popularity"], None)

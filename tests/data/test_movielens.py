@@ -4,7 +4,7 @@ import pytest
 
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.data.prepare import prepare
-from starec_ray.data.sources.movielens import read_1m, split_title
+from starec_ray.data.sources.movielens import read_1m, read_100k, split_title
 from starec_ray.errors import DataError
 
 MOVIES = (
@@ -93,6 +93,44 @@ def test_movielens_100k_layout(files, tmp_path, small_protocol):
     assert dataset.case("2/0").profile == {"gender": "female", "age": "50-55"}
 
 
+GENRES = "unknown|0\nAction|1\n"
+FILMS_100K = "1|Heat (1995)|||http://x|0|1\n2|Fargo (1996)|||http://x|0|1\n"
+
+
+def hundred_k(**changes: str) -> dict[str, str]:
+    texts = {
+        "genre": GENRES,
+        "item": FILMS_100K,
+        "user": "1|24|M|technician|85711\n",
+        "data": "1\t1\t4\t1\n1\t2\t5\t2\n",
+    }
+    return {f"u.{name}": text for name, text in (texts | changes).items()}
+
+
+def test_an_age_in_years_is_told_as_the_range_that_holds_it(files):
+    years = {0: "under 18", 17: "under 18", 18: "18-24", 24: "18-24", 25: "25-34", 55: "50-55"}
+    years |= {56: "56 or over", 99: "56 or over"}
+    users = "".join(f"{n}|{age}|M|other|1\n" for n, age in enumerate(years))
+    raw = read_100k(files(hundred_k(user=users)), False, lambda message: None)
+    profiles = map(dict, raw.users["profile"].to_pylist())
+    assert [profile["age"] for profile in profiles] == list(years.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"genre": "unknown|1\nAction|0\n"}, "the genres are not numbered 0, 1, 2"),
+        ({"user": "1|24|X|other|1\n"}, "expected one of M, F as Gender, found 'X'"),
+        ({"data": "1\t1\t5.5\t1\n"}, "a Rating from 0.5 to 5, found '5.5'"),
+        ({"user": "1|old|M|other|1\n"}, "expected an age in years, found 'old'"),
+    ],
+)
+def test_what_is_wrong_in_movielens_100k_is_named(files, changes, expected):
+    with pytest.raises(DataError) as raised:
+        read_100k(files(hundred_k(**changes)), False, lambda message: None)
+    assert expected in str(raised.value)
+
+
 def test_bad_rows_are_all_counted_the_first_five_shown_and_nothing_is_written(files, tmp_path):
     bad = "1::1::5::30\n1::1::5\n1::one::5::30\n\n1::2::9::30\n1::2::3::noon\n" * 4
     folder = files(GOOD | {"ratings.dat": bad})
@@ -109,6 +147,13 @@ def test_bad_rows_are_all_counted_the_first_five_shown_and_nothing_is_written(fi
     assert message.count("  line ") == 5
     assert "--skip-bad-rows" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]
+
+
+def test_five_bad_rows_are_all_shown(files, tmp_path):
+    folder = files(GOOD | {"ratings.dat": "bad\n" * 5})
+    with pytest.raises(DataError, match=r"ratings\.dat: 5 bad rows:\n") as raised:
+        prepare("movielens-1m", tmp_path / "out", folder=folder)
+    assert "the first" not in str(raised.value)
 
 
 def test_skipped_bad_rows_are_counted_in_the_manifest(files, tmp_path, small_protocol):

@@ -28,6 +28,11 @@ def test_the_same_seed_simulates_the_same_users():
     assert not first.interactions.equals(other.interactions)
 
 
+def test_simulated_ratings_are_one_to_five_stars():
+    ratings = set(read(200, 0, lambda message: None).interactions["rating"].to_pylist())
+    assert ratings == {1.0, 2.0, 3.0, 4.0, 5.0}
+
+
 def ndcg_at_10(dataset: Dataset, targets: dict[str, str], score) -> float:
     """Mean over the test cases; ties count as half."""
     total = 0.0

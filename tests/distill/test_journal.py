@@ -3,6 +3,7 @@
 import pytest
 
 from starec_ray.agent.tasks import SummarizeTask
+from starec_ray.distill import journal as module
 from starec_ray.distill.journal import Journal
 from starec_ray.distill.teachers import Answer, Question
 from starec_ray.errors import ConfigError
@@ -23,6 +24,16 @@ def test_answers_are_there_when_the_file_is_opened_again(tmp_path):
         assert journal.get(question(seed=1)) is None
     with Journal(tmp_path / "j", "another teacher") as journal:
         assert journal.get(question()) is None
+
+
+def test_an_answer_is_on_the_disk_when_it_is_recorded(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(
+        module.os, "fsync", lambda file: synced.append((tmp_path / "j").read_text())
+    )
+    with Journal(tmp_path / "j", "teacher") as journal:
+        journal.record(question(), ANSWER)
+        assert len(synced) == 1 and "Likes Amélie." in synced[0]
 
 
 def test_a_line_that_a_crash_cut_off_is_dropped_and_written_over(tmp_path):

@@ -1,10 +1,13 @@
-"""The loop that a teacher plays: what is asked, screened, rethought, kept, and resumed."""
+"""The loop that a teacher plays: what is asked, screened, rethought, kept, resumed, and told."""
 
+import io
 import json
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import FORMATS
@@ -14,7 +17,7 @@ from starec_ray.data.prepare import prepare
 from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
 from starec_ray.distill.journal import Journal
 from starec_ray.distill.pipeline import Distillation, DistillSettings, choose_cases
-from starec_ray.distill.report import summarise, write_distillation
+from starec_ray.distill.report import print_distillation, summarise, write_distillation
 from starec_ray.distill.screening import NO_ANSWER
 from starec_ray.distill.teachers import Answer, TemplateAnswers, Usage
 from starec_ray.errors import ConfigError
@@ -213,6 +216,46 @@ def test_the_report_counts_a_follow_up_with_its_reflection_and_not_among_the_ran
     ndcg = summarise(table)["ndcg"]
     assert ndcg["rank"]["asked"] == mean(first) != mean(rows)
     assert ndcg["rank"]["screened"] == mean([row for row in first if row["verdict"] == "kept"])
+
+
+def test_the_commonest_verdict_is_the_first():
+    rows = [("rank", "low score"), ("rank", "kept"), ("rank", "kept")]
+    columns = {name: pa.nulls(3, DISTILLED.field(name).type) for name in DISTILLED.names}
+    columns |= {
+        "kind": [k for k, _ in rows],
+        "verdict": [v for _, v in rows],
+        "case_id": ["u/0"] * 3,
+        "attempt": [0] * 3,
+    }
+    assert list(summarise(pa.table(columns))["verdicts"]["rank"].items()) == [
+        ("kept", 2),
+        ("low score", 1),
+    ]
+
+
+def test_the_screen_shows_the_commonest_verdict_first_and_ndcg_times_a_hundred():
+    summary = {
+        "traces": 9,
+        "kept": 5,
+        "tokens": {"prompt": 1200, "reply": 30},
+        "verdicts": {"rank": {"kept": 5, "low score": 4}},
+        "ndcg": {"rank": {"asked": 0.5, "screened": 0.75, "rethought": None}},
+        "unanswered": {"rank again": 2},
+    }
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_distillation(summary, console)
+    lines = [
+        " ".join(line.split()) for line in console.export_text().replace("│", " ").splitlines()
+    ]
+    for line in (
+        "9 answers, 5 kept",
+        "rank kept 5",
+        "low score 4",
+        "rankings 50.0 75.0 -",
+        "left open: rank again 2",
+        "tokens: 1,200 of prompts, 30 of replies",
+    ):
+        assert line in lines
 
 
 def test_the_template_teacher_goes_the_same_way(agent, films, tmp_path):

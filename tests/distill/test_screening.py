@@ -41,11 +41,25 @@ def test_a_ranking_below_the_threshold_is_told_which_item_stood_behind_which():
     assert "The user chose Clue, which you placed 3 of 4, behind Alien; Big." in fault
 
 
+def test_the_threshold_itself_and_three_words_are_enough():
+    assert verdict({}, score=0.5)[0] == "kept"
+    assert judge_follow_up(["a", "b"], "b", score=0.5, min_score=0.5).verdict == "kept"
+    assert verdict({"rationale": "It is dark."})[0] == "kept"
+
+
 def test_a_ranking_that_is_not_whole_is_told_what_is_missing_repeated_or_invented():
     told, fault = verdict({"malformed": True, "missing": 2, "repeated": 1, "invented": 3})
     assert told == "malformed"
     for part in ("missing: Clue; Dune", "1 are named more than once", "3 names or words"):
         assert part in fault
+
+
+def test_of_many_missing_candidates_the_first_five_are_named_and_the_others_counted():
+    ids = [str(number) for number in range(9)]
+    names = {item_id: f"Film {item_id}" for item_id in ids}
+    reading = SOUND | {"ranking": ids, "malformed": True, "missing": 7}
+    fault = judge_ranking(reading, names, "0", score=0.0, min_score=0.5).fault
+    assert "missing: Film 2; Film 3; Film 4; Film 5; Film 6 and 2 more." in fault
 
 
 def test_a_ranking_without_a_thought_is_not_kept_however_good():
@@ -81,6 +95,8 @@ def test_a_summary_has_thoughts_and_words_that_a_preference_can_be_about(case, c
         ("M (1931)", (), "Likes M (1931) above all.", "kept"),
         ("M", (), "Likes Bond's M.", "no preference words"),
         ("Up", (), "Likes what cheers up.", "no preference words"),
+        ("Up", (), "Likes Up.", "no preference words"),
+        ("Big", (), "Likes Big.", "kept"),
         ("Heat", ("War", "Pop"), "Likes popular films that reward.", "no preference words"),
         ("Heat", ("War",), "Likes anti-war films.", "kept"),
         ("Heat", ("Thriller",), "Likes thrillers.", "kept"),

@@ -4,8 +4,16 @@ import pyarrow as pa
 import pytest
 
 from starec_ray.agent.tasks import RankTask, ReflectTask
+from starec_ray.data.dataset import Dataset
+from starec_ray.data.prepare import prepare
 from starec_ray.errors import ConfigError, DataError, STARecError
-from starec_ray.evaluation.evaluate import evaluate_agent, evaluate_all, evaluation_case_ids
+from starec_ray.evaluation.evaluate import (
+    check_cases,
+    earlier_cases,
+    evaluate_agent,
+    evaluate_all,
+    evaluation_case_ids,
+)
 
 
 def run(world, *, slow_thinking: bool, batch_size: int = 64):
@@ -76,6 +84,14 @@ def test_the_choice_is_seen_only_after_the_ranking_was_scored(world, batch_size:
             revealed[case_id] = chosen
 
 
+def test_the_round_before_the_last_of_three_is_the_earlier_one(tmp_path) -> None:
+    users = {"simulated_users": 12, "train_users": 2, "validation_users": 2, "test_users": 4}
+    prepare("synthetic", tmp_path / "data", rounds=3, **users)
+    dataset = Dataset.load(tmp_path / "data")
+    last = evaluation_case_ids(dataset)
+    assert earlier_cases(dataset, last) == {f"{c[:-1]}2": f"{c[:-1]}1" for c in last}
+
+
 def test_batches_change_nothing(make_world) -> None:
     one, all_at_once = make_world(), make_world()
     ranks = run(one, slow_thinking=True, batch_size=1).target_ranks
@@ -85,6 +101,16 @@ def test_batches_change_nothing(make_world) -> None:
 def test_slow_thinking_without_an_earlier_round_says_what_to_do(make_world) -> None:
     with pytest.raises(ConfigError, match="rounds of 2 or more"):
         run(make_world(rounds=1), slow_thinking=True)
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_what_an_evaluation_would_stop_at_is_told_before_it(make_world, limit) -> None:
+    dataset = make_world(rounds=1).dataset
+    check_cases(dataset, "test", limit, slow_thinking=False)
+    with pytest.raises(ConfigError, match="rounds of 2 or more"):
+        check_cases(dataset, "test", limit, slow_thinking=True)
+    with pytest.raises(DataError, match="'validation'"):
+        check_cases(dataset, "validation", limit, slow_thinking=False)
 
 
 def test_a_case_left_out_is_an_error(world) -> None:
@@ -144,3 +170,24 @@ def test_every_policy_is_evaluated_on_the_same_cases_in_order(world) -> None:
     assert len({result.case_ids for result in results}) == 1
     loads = [entry for entry in world.log if isinstance(entry, tuple) and entry[0] == "load_model"]
     assert loads == [("load_model", "a-folder"), ("load_model", "b-folder")]
+
+
+def test_an_evaluation_without_slow_thinking_has_no_slow_policies(world) -> None:
+    results = evaluate_all(
+        world.sampler,
+        world.agent,
+        world.dataset,
+        world.scorer,
+        evaluation_case_ids(world.dataset),
+        {"untrained": "a-folder"},
+        slow_thinking=False,
+    )
+    assert [each.policy for each in results] == ["random", "popularity", "untrained"]
+    assert not world.reflections()
+
+
+def test_another_seed_has_another_random_order(world) -> None:
+    cases = evaluation_case_ids(world.dataset)
+    asked = world.sampler, world.agent, world.dataset, world.scorer, cases, {}
+    orders = {tuple(evaluate_all(*asked, seed=seed)[0].target_ranks) for seed in range(10)}
+    assert len(orders) > 1

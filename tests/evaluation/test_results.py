@@ -42,6 +42,15 @@ def test_the_summary_worked_by_hand() -> None:
     assert 0 <= low < entry["ndcg@10"] < high <= 1
 
 
+def test_the_users_of_each_activity_have_their_own_mean() -> None:
+    [entry] = summarise([result("random", [1, 3, 7, 20])], ACTIVITY)["results"]
+    assert entry["by_activity"] == [
+        {"activity": "20–20", "cases": 1, "ndcg@10": 1.0},
+        {"activity": "35–35", "cases": 2, "ndcg@10": pytest.approx((1 / 2 + 1 / 3) / 2)},
+        {"activity": "300–300", "cases": 1, "ndcg@10": 0.0},
+    ]
+
+
 def test_the_shape_of_the_summary() -> None:
     names = ["random", "popularity", "untrained", "untrained+slow"]
     summary = summarise([result(name, [1, 2, 3, 4]) for name in names], ACTIVITY)
@@ -100,3 +109,11 @@ def test_the_summary_can_be_computed_again_from_the_ranks_kept(tmp_path) -> None
 def test_ranks_that_are_not_there_are_named(tmp_path) -> None:
     with pytest.raises(DataError, match="starec evaluate"):
         read_results(tmp_path / "evaluation_cases.parquet")
+
+
+def test_ranks_of_another_schema_are_refused(tmp_path) -> None:
+    path = tmp_path / "evaluation_cases.parquet"
+    table = results_table([result("random", [1, 2, 3, 4])])
+    pq.write_table(table.drop_columns(["malformed_reflection"]), path)
+    with pytest.raises(DataError, match="another schema than EVALUATION_CASES"):
+        read_results(path)

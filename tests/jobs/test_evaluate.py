@@ -1,8 +1,7 @@
 """Which users of another data folder a model may know; where an evaluation may be written."""
 
-import errno
-import os
-from unittest.mock import MagicMock, Mock
+from functools import partial
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
@@ -57,10 +56,8 @@ def test_where_nothing_can_be_written_nothing_is_evaluated(
     monkeypatch.setattr(evaluate, "start_ray", Mock(side_effect=AssertionError("it starts")))
     out = tmp_path / "out"
     if full:
-        probe = MagicMock()
-        told = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        probe.return_value.__enter__.return_value.write.side_effect = told
-        monkeypatch.setattr("tempfile.TemporaryFile", probe)
+        device = partial(open, "/dev/full", "wb", buffering=0)
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda **where: device())
     else:
         out.touch()
     recipe = tiny_recipe(small_world, tiny_model, None)

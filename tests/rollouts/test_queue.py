@@ -100,6 +100,15 @@ def test_what_was_sampled_ahead_is_sampled_again_after_going_back():
     assert (1, 7) in sampler.collected
 
 
+def test_weights_that_were_offered_before_going_back_are_not_loaded():
+    sampler = Sampler()
+    waiting = queue(sampler, max_staleness=1)
+    waiting.settle()
+    waiting.offer(Version(1))
+    waiting.forget()
+    assert sampler.version == 0
+
+
 def test_what_is_dropped_is_counted_and_the_ledger_adds_up():
     waiting = queue(Sampler(fails_at=3), max_staleness=3)
     ledger = waiting.take(0).ledger

@@ -54,6 +54,28 @@ def test_a_seeded_share_reflects_on_its_first_rollout_and_the_real_choice(world,
     assert reflecting == reflect_tasks(tasks, ranked, scores, world, share, iteration=0, seed=1)
 
 
+def test_another_seed_chooses_others_to_reflect(world):
+    tasks = tasks_of(world, 0)
+    chosen = {
+        tuple(
+            task.case_id
+            for task in reflect_tasks(tasks, *ranked_and_scored(tasks), world, 0.5, 0, seed)
+        )
+        for seed in range(5)
+    }
+    assert len(chosen) > 1
+
+
+def test_a_reflection_is_on_the_ranking_and_the_choice_of_its_own_case(world):
+    tasks = [RankTask(case_id, f"of {case_id}") for case_id in ("u0/1", "u0/0", "u1/1", "u1/0")]
+    ranked, _ = ranked_and_scored(tasks)
+    items = [str(task) for task in range(len(tasks)) for _ in range(GROUP)]
+    ranked = ranked.set_column(3, "ranking", [[item] for item in items])
+    reflecting = reflect_tasks(tasks, ranked, pa.table({"chosen": items}), world, 0.5, 0, seed=1)
+    told = [(task.case_id, task.summary, task.predicted, task.chosen) for task in reflecting]
+    assert told == [("u0/0", "of u0/0", ("1",), "1"), ("u1/0", "of u1/0", ("3",), "3")]
+
+
 def test_a_share_of_less_than_one_task_an_iteration_is_kept_over_the_iterations(world):
     tasks = tasks_of(world, 0)
     ranked, scores = ranked_and_scored(tasks)

@@ -8,10 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from starec_ray.agent.agent import Agent
+from starec_ray.agent.tasks import RankTask, ReflectTask, SummarizeTask
 from starec_ray.config import STARecConfig
 from starec_ray.data.dataset import Dataset
 from starec_ray.data.prepare import prepare
 from starec_ray.errors import DataError
+from starec_ray.models.tokens import prompt_ids
 from starec_ray.schemas import TRACES
 from starec_ray.training.sequences import from_traces
 from starec_ray.training.traces import BUNDLED_TRACES, KEPT, read_traces
@@ -47,15 +49,70 @@ def test_words_of_any_teacher_spell_no_control_token(agent, tmp_path):
     assert read["summary_before"] == "Likes ‹think› Alpha."
 
 
-def test_a_reply_to_learn_ends_once_whatever_its_teacher_wrote(agent, tmp_path, tiny_model):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+def test_a_reply_to_learn_ends_once_whatever_its_teacher_wrote(agent, tmp_path, tokenizer):
     end = tokenizer.eos_token
     words = {"rationale": f"So {end} it is", "summary": f"Likes {end} Bravo."}
     traces = with_words(tmp_path / "t.parquet", agent, **words)
     [reply] = from_traces(traces, agent, tokenizer)["reply_ids"].to_pylist()
     assert reply.count(tokenizer.eos_token_id) == 1 and reply[-1] == tokenizer.eos_token_id
+
+
+def trace(kind: str, **columns) -> dict:
+    row = dict.fromkeys(TRACES.names) | {"trace_id": "1", "kind": kind, "case_id": "u0/0"}
+    words = {"teacher": "chance", "rationale": "It fits.", "summary_before": "Likes Delta."}
+    return row | words | columns
+
+
+RANKED = {"ranking": ["2", "0", "3", "1"]}
+GRADED = RANKED | {"grades": [5, 1, 9, 3]}
+
+
+@pytest.mark.parametrize(
+    ("model", "row", "reply"),
+    [
+        ({}, trace("rank", **GRADED), "<think>It fits.</think>\n Alpha5 Bravo1 Charlie9 Delta3"),
+        (
+            {"think_before_ranking": False},
+            trace("rank", **GRADED),
+            " Alpha5 Bravo1 Charlie9 Delta3",
+        ),
+        (
+            {"think_before_ranking": False},  # in equal steps, best first
+            trace("rank", **RANKED),
+            " Alpha7 Bravo2 Charlie9 Delta4",
+        ),
+        (
+            {"think_before_ranking": False, "constrained_decoding": True},
+            trace("rank", **GRADED),
+            " Alpha5 Bravo1 Charlie9 Delta3",
+        ),
+        (
+            {"think_before_ranking": False, "reply_format": "titles"},
+            trace("rank", **GRADED),
+            "1. Charlie\n2. Alpha\n3. Delta\n4. Bravo\n",
+        ),
+        (
+            {},
+            trace("reflect", predicted=["2", "0", "3", "1"], chosen="3", summary="Likes Bravo."),
+            "<think>It fits.</think>\nLikes Bravo.",
+        ),
+        ({}, trace("summarize", summary="Likes Bravo."), "<think>It fits.</think>\nLikes Bravo."),
+    ],
+)
+def test_a_trace_is_the_prompt_of_its_task_and_the_reply_in_its_words(
+    small_world, tokenizer, model, row, reply
+):
+    mind = Agent.from_config(STARecConfig().model(**model), dataset(small_world))
+    table = from_traces(pa.Table.from_pylist([row], schema=TRACES), mind, tokenizer)
+    [learned] = table.to_pylist()
+    assert tokenizer.decode(learned["reply_ids"]) == reply + tokenizer.eos_token
+    task = {
+        "rank": RankTask("u0/0", "Likes Delta."),
+        "reflect": ReflectTask("u0/0", "Likes Delta.", ("2", "0", "3", "1"), "3"),
+        "summarize": SummarizeTask("u0/0"),
+    }[row["kind"]]
+    messages = mind.prompt(task, lambda messages: 0).messages
+    assert learned["prompt_ids"] == prompt_ids(tokenizer, messages)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def anchors(monkeypatch):
 
     monkeypatch.setattr(module, "train", train)
     monkeypatch.setattr(module, "start_ray", lambda settings: None)
-    monkeypatch.setattr(module, "check_resources", lambda wanted, remedy: None)
+    monkeypatch.setattr(module, "check_resources", lambda wanted: None)
     return begun
 
 

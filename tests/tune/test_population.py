@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from starec_ray.algorithm import STARec
 from starec_ray.config import STARecConfig
@@ -86,3 +87,26 @@ def test_trials_have_room_where_the_cluster_holds_all_of_them_at_a_time(there, r
     )
     place = STARec.default_resource_request(config.to_dict())
     assert fit([SimpleNamespace(placement_group_factory=place)] * 3, there) == room
+
+
+def test_a_population_perturbs_after_the_iterations_asked_for():
+    fields = {"training.lr": {"loguniform": [1e-6, 1e-4]}}
+    space = Space(SweepSettings(scheduler="pbt", grace_iterations=7), fields)
+    assert population(space, "iterations_done")._perturbation_interval == 7
+
+
+@pytest.mark.parametrize(
+    ("cpus", "decision"), [(2, TrialScheduler.CONTINUE), (1, TrialScheduler.PAUSE)]
+)
+def test_a_trial_is_paused_only_to_make_room_for_another(monkeypatch, cpus, decision):
+    monkeypatch.setattr(PopulationBasedTraining, "on_trial_result", lambda *_: TrialScheduler.PAUSE)
+    monkeypatch.setattr("tune.population.ray.cluster_resources", lambda: {"CPU": cpus})
+    place = SimpleNamespace(required_resources={"CPU": 1})
+    going, ended = (
+        SimpleNamespace(is_finished=lambda done=done: done, placement_group_factory=place)
+        for done in (False, True)
+    )
+    controller = SimpleNamespace(get_trials=lambda: [ended, going, going])
+    space = Space(SweepSettings(scheduler="pbt"), {"training.lr": {"uniform": [1e-6, 1e-4]}})
+    scheduler = population(space, "iterations_done")
+    assert scheduler.on_trial_result(controller, going, {}) == decision

@@ -1,12 +1,18 @@
 """What is told of a sweep's trials, and which one is best."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from rich.console import Console
 
+from starec_ray.cluster.actor_logs import HEADING
+from starec_ray.config.fields import RunSettings
 from starec_ray.config.recipe import build
 from starec_ray.errors import STARecError
-from tune.results import MODEL, Trial, best_of, cause_of, write_results
+from tune import results as module
+from tune.results import MODEL, Trial, best_of, cause_of, read_trials, write_results
+from tune.space import Space, SweepSettings
 
 
 def trial(name, score, cause="", folder=None):
@@ -30,9 +36,45 @@ def test_the_best_trial_has_the_most_or_the_least_of_the_metric(trials):
     assert best_of(trials, "min").name == "1"
 
 
+@pytest.mark.parametrize(("mode", "best"), [("max", "3"), ("min", "2")])
+def test_of_a_trials_checkpoints_the_best_is_taken_and_of_equals_the_newest(mode, best):
+    scores = [0.5, 0.1, 0.5, None] if mode == "max" else [0.1, 0.1, 0.5, None]
+    kept = [
+        (SimpleNamespace(path=str(number)), {"score": score} if score is not None else {})
+        for number, score in enumerate(scores, start=1)
+    ]
+    checkpoint, then = module._best_checkpoint(
+        SimpleNamespace(best_checkpoints=kept), "score", mode
+    )
+    assert checkpoint.name == best
+    assert then == {"score": 0.5 if mode == "max" else 0.1}
+    assert module._best_checkpoint(SimpleNamespace(best_checkpoints=None), "score", mode) == (
+        None,
+        {},
+    )
+
+
 def test_without_a_checkpoint_the_cause_is_told():
     with pytest.raises(STARecError, match="out of memory"):
         best_of([trial("3", None, "CUDA is out of memory")], "max")
+
+
+def test_trials_are_told_in_the_order_in_which_they_were_drawn():
+    tags = ["10_lr=1", "2_lr=2", "1_lr=3"]  # as Tune remembers them
+    result = SimpleNamespace(metrics_dataframe=None, best_checkpoints=[], metrics=None, error=None)
+
+    class Grid(list):
+        _experiment_analysis = SimpleNamespace(
+            trials=[SimpleNamespace(experiment_tag=tag, config={"lr": tag}) for tag in tags]
+        )
+
+    space = Space(SweepSettings(), {"training.lr": {"choice": tags}})
+    found = read_trials(Grid([result] * 3), space, RunSettings())
+    assert [(trial.name, trial.values["training.lr"]) for trial in found] == [
+        ("1", "1_lr=3"),
+        ("2", "2_lr=2"),
+        ("3", "10_lr=1"),
+    ]
 
 
 def test_table_plot_recipe_and_model_of_the_best_are_written(trials, tmp_path):
@@ -53,6 +95,23 @@ def test_table_plot_recipe_and_model_of_the_best_are_written(trials, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("mode", "order", "seen"),
+    [("max", "213", ["50.0", "30.0", "20.0"]), ("min", "123", ["10.0"] * 3)],
+)
+def test_the_table_has_the_best_first_and_those_without_a_score_last(
+    trials, tmp_path, mode, order, seen
+):
+    console = Console(width=160, record=True)
+    recipe = build({"training": {"lr": 1e-5}, "run": {"mode": mode}})
+    write_results(trials, recipe, tmp_path, console)
+    lines = [line for line in console.export_text().splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert "".join(row[0] for row in rows) == order
+    assert [row[4] for row in rows] == seen
+    assert (tmp_path / "best_model" / "config.json").read_text() == order[0]
+
+
+@pytest.mark.parametrize(
     ("said", "cause"),
     [
         ("Traceback\n  stack\nValueError: lr is -1", "ValueError: lr is -1"),
@@ -67,3 +126,10 @@ def test_table_plot_recipe_and_model_of_the_best_are_written(trials, tmp_path):
 )
 def test_the_cause_of_a_failed_trial_is_one_line(said, cause):
     assert cause_of(RuntimeError(said)) == cause
+
+
+def test_the_end_of_an_actors_log_is_not_the_cause():
+    said = (
+        f"Traceback\nDeadlineError: learner 0 did not start{HEADING} learner 0:\n  loading weights"
+    )
+    assert cause_of(RuntimeError(said)) == "DeadlineError: learner 0 did not start"

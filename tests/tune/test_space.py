@@ -79,6 +79,15 @@ def pbt(fields: dict, **settings: str) -> dict:
             {"space": {"training.lr": {"grid": [1e-5]}}, "sweep": {"searcher": "optuna"}},
             "training.lr is a grid",
         ),
+        ({"space": {"training.lr": {"uniform": [1e-5, 1e-5]}}}, "from low to high"),
+        (
+            {"space": {"training.lr": {"choice": [1e-5]}}, "sweep": {"max_concurrent": -1}},
+            "sweep.max_concurrent is -1",
+        ),
+        (
+            {"space": {"training.lr": {"choice": [1e-5]}}, "sweep": {"grace_iterations": 0}},
+            "sweep.grace_iterations is 0",
+        ),
         (pbt({"model.history_shown": {"choice": [5, 10]}}), "model.history_shown can't change wit"),
         (pbt({"data.path": {"choice": ["a", "b"]}}), "data.path can't change within a trial"),
         (pbt({"anchor.anchor_lr": {"uniform": [0.1, 0.2]}}), "anchor.anchor_lr can't change"),
@@ -95,6 +104,20 @@ def test_what_is_wrong_with_a_space_is_said_before_anything_starts(tmp_path, con
         read(tmp_path, content)
 
 
+@pytest.mark.parametrize("sweep", ["[1]", "3", "{3: 1}"])
+def test_a_sweep_that_is_no_section_is_refused(tmp_path, sweep):
+    (tmp_path / "space.yaml").write_text(
+        f"sweep: {sweep}\nspace: {{training.lr: {{choice: [1.0e-5]}}}}"
+    )
+    with pytest.raises(ConfigError, match=r"may hold `sweep`|unknown key sweep\.3"):
+        load_space(tmp_path / "space.yaml", build({}))
+
+
+def test_a_folder_is_no_space(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_space(tmp_path, build({}))
+
+
 def test_numbers_that_yaml_takes_for_text_are_numbers_in_a_list_too(tmp_path):
     space = read(tmp_path, "space: {training.lr: {choice: [1e-6, 1e-5]}}")  # for want of a dot
     assert space.domains()["lr"].categories == [1e-6, 1e-5]
@@ -106,6 +129,12 @@ def test_a_population_may_vary_what_a_copy_can_go_on_with(tmp_path):
         "rewards.reward_shape": {"choice": ["tiers", "ndcg"]},
     }
     assert read(tmp_path, pbt(fields)).bounds() == {}
+
+
+def test_a_population_without_any_anchor_is_one_too(tmp_path):
+    assert read(
+        tmp_path, pbt({"training.kl_coeff": {"choice": [0]}, "training.lr": {"choice": [1e-5]}})
+    )
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in Path("recipes/spaces").iterdir()))

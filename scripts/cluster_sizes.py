@@ -1,17 +1,15 @@
 """How large a cluster has to be: memory, tokens per second and network, computed.
 
 Nothing here is measured. A roofline of one GPU with stated shares of its peaks, Qwen2.5's shapes
-and a stated workload; docs/cluster.md shows the tables, and
-`python -m starec_ray.cluster.sizing` prints them.
+and a stated workload; docs/cluster.md shows the tables, which this prints.
 """
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
-GIB = 2**30
+from starec_ray.cluster.memory import GIB, learner_bytes
+
 BYTES = 2  # bfloat16
-ADAM_BYTES = 8  # two moments in float32, a parameter
 
 # One H100 SXM, by its data sheet; the network of a node of 8 with a 400 Gb/s port each.
 GPU_BYTES = 80e9
@@ -35,33 +33,11 @@ MAX_NUM_SEQS = 256
 MICRO_BATCH = 16384  # tokens
 # FLOPs a parameter and position: forward 2, backward 4, recomputed forward 2, the anchor's 2.
 TRAIN_FLOPS, FORWARD_FLOPS = 10, 2
+# All weights, or as many gradients, over the network a micro-batch (ZeRO-3): forward, backward,
+# gradients, and the anchor's forward.
+SHARD_PASSES = 4
 # Positions of a group's row (one prompt, all replies) for each token of a reply.
 POSITIONS = (PROMPT + GROUP * REPLY) / (GROUP * REPLY)
-
-
-def learner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
-    """Weights, gradients, master copy, Adam's moments and the frozen anchor, of one learner.
-
-    ZeRO 1 shards the optimiser's state over the learners, 2 the gradients too, 3 the weights
-    too; activations come on top.
-    """
-    ranks, stage = max(1, config.num_learners), config.zero_stage
-    # Of float32 weights too; with ZeRO 3 these are the master copy themselves.
-    master = 0 if stage == 3 and bytes_each == 4 else 4
-    weights = parameters * bytes_each / (ranks if stage == 3 else 1)
-    gradients = parameters * 4 / (ranks if stage >= 2 else 1)  # added up in float32
-    optimiser = parameters * (ADAM_BYTES + master) / ranks
-    anchor = weights if config.kl_coeff > 0 else 0
-    return weights + gradients + optimiser + anchor
-
-
-def runner_bytes(parameters: int, bytes_each: int, config: Any) -> float:
-    """Of an env runner's engine: the weights on each of its GPUs; without GPUs the weights and
-    KV caches of all its processes."""
-    weights, parts = parameters * bytes_each, config.tensor_parallel_size
-    if config.num_gpus_per_env_runner:
-        return weights / parts
-    return weights + parts * config.kv_cache_gib * GIB
 
 
 @dataclass(frozen=True)
@@ -189,7 +165,7 @@ def iteration(shape: Shape, gpus: int, cases: int) -> Iteration:
     return Iteration(
         sampling=sampling,
         update=positions / learners * compute,
-        shards=batches * 3 * shape.weight_bytes / LINK_BANDWIDTH,
+        shards=batches * SHARD_PASSES * shape.weight_bytes / LINK_BANDWIDTH,
         store=2 * shape.weight_bytes / STORE_BANDWIDTH,
         broadcast=shape.weight_bytes / LINK_BANDWIDTH,
     )
