@@ -46,10 +46,9 @@ def digest(history: Sequence[tuple[Item, bool]]) -> str:
     tags = _commonest((tag for item in liked for tag in item.tags), 3)
     decades = _commonest((f"{item.year // 10 * 10}s" for item in liked if item.year), 2)
     people = _commonest((p for item in liked for p in item.people), 2, at_least=2)
-    liked_tags = Counter(clean(tag) for item in liked for tag in item.tags)
+    liked_tags = {clean(tag) for item in liked for tag in item.tags}
     disliked = (tag for item, was_liked in history if not was_liked for tag in item.tags)
-    dislikes = _commonest(disliked, 3, at_least=2)
-    avoided = [tag for tag in dislikes if not liked_tags[tag]][:1]
+    avoided = _commonest((tag for tag in disliked if clean(tag) not in liked_tags), 1, at_least=2)
     parts = [", ".join(part) for part in (tags, decades, people) if part]
     if not parts:  # a catalog without attributes: only the names are left to say
         parts = [", ".join(clean(item.title) for item in liked[-3:])]

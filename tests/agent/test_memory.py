@@ -28,6 +28,9 @@ def test_the_digest_ends_with_the_tag_that_was_never_liked():
     disliked = [(tagged("Drama", "Horror"), False)] * 2 + [(tagged("War"), False)]
     assert digest(liked + disliked) == "Likes Drama, Crime; not Horror."
     assert digest(liked + disliked[1:]) == "Likes Drama, Crime."  # once is chance
+    often = [(tagged("Drama", "Crime", "Noir"), False)] * 3  # liked too, all but the commonest left
+    also = [(tagged("Noir"), True)]
+    assert digest(liked + also + often + disliked) == "Likes Drama, Crime, Noir; not Horror."
 
 
 def test_the_digest_of_items_without_attributes_names_the_latest():
