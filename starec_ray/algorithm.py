@@ -353,8 +353,8 @@ class STARec(RLlibAlgorithm):
 
     def save_model(self, folder: str | Path) -> None:
         """Writes the model of now as safetensors with its tokenizer."""
-        folder = local_path(folder)
-        self.learners("save_model", str(folder))
+        # Absolute: actors have working folders of their own.
+        self.learners("save_model", str(local_path(folder).absolute()))
 
     def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state without the weights, and how far the run is."""
@@ -405,15 +405,16 @@ class STARec(RLlibAlgorithm):
         Raises:
             ConfigError: it isn't as it was written, or is of another model.
         """
-        if found := fault(local_path(path)):
+        path = local_path(path).absolute()
+        if found := fault(path):
             raise ConfigError(f"{path} is not as it was written: {found}. Take another one.")
         dropped = self.rollout_queue.forget()  # before the learners: their weights are gone
         if self.learners.lost:
             self._rebuild_learners()
-        self._set_progress(progress_of(Path(path)))
+        self._set_progress(progress_of(path))
         self.ledger.add(dropped)
-        self.learners("load_checkpoint", str(Path(path) / LEARNERS))
-        self.best_epoch.restore(Path(path))
+        self.learners("load_checkpoint", str(path / LEARNERS))
+        self.best_epoch.restore(path)
         self._sync_weights()
         self.learners.back()
 

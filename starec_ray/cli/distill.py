@@ -85,13 +85,17 @@ def distill(
     budget_requests: Annotated[
         int,
         typer.Option(
-            min=0, help="Stop after this many requests; 0: no limit.", rich_help_panel=ENDPOINT
+            min=0,
+            help="Stop this call after so many requests; 0: no limit.",
+            rich_help_panel=ENDPOINT,
         ),
     ] = 0,
     budget_tokens: Annotated[
         int,
         typer.Option(
-            min=0, help="Stop after this many tokens; 0: no limit.", rich_help_panel=ENDPOINT
+            min=0,
+            help="Stop this call after so many tokens; 0: no limit.",
+            rich_help_panel=ENDPOINT,
         ),
     ] = 0,
     extra_body: Annotated[
@@ -143,7 +147,9 @@ def distill(
     ranks again. Its answers are screened (form, then NDCG); a flawed one goes
     back with its fault named. OUT then holds traces.parquet (for `starec train …
     --traces OUT/traces.parquet`), report.json, report.png, and journal.jsonl:
-    when the command is started again, nothing already answered is asked twice.
+    when the command is started again, nothing already answered is asked twice,
+    with another --max-tokens, budget or number of users neither. Another
+    --temperature, --extra-body or --guided asks everything anew.
     """
     from starec_ray.agent.formats import FORMATS
     from starec_ray.data.dataset import Dataset, load_targets
@@ -206,7 +212,7 @@ def distill(
         load_targets(data),
         asked,
         settings,
-        [temperature, max_tokens, extra_body, popularity_weight],
+        [temperature, extra_body, popularity_weight],
         out,
         Console(),
     )

@@ -35,6 +35,7 @@ FREE = {
     "anchor.anchor_lr",
     "training.lr",
     f"training.{KL}",
+    "rewards.num_reward_actors",
 }
 FIXED_OF_RUN = {"seed", "metric", "mode"}  # the scores of its checkpoints are by these
 
