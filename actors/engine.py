@@ -84,6 +84,7 @@ def load_ticket(llm: Any, ticket: Ticket) -> dict[str, float]:
     """Replaces the engine's weights by a published version; returns the seconds of each part.
 
     Raises:
+        WeightsLostError: if the version isn't to be had any more.
         STARecError: if requests are still running.
     """
     with _replacing_weights(llm):

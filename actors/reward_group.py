@@ -18,6 +18,8 @@ from starec_ray.cluster.placement import NEXT_TO_NOTHING, apart
 from starec_ray.errors import DeadlineError, STARecError
 
 PING_TIMEOUT_S = 1.0
+# Shares that are being scored: number, actor, its answer.
+Asked = list[tuple[int, int, ray.ObjectRef]]
 
 
 class RewardGroup:
@@ -70,43 +72,62 @@ class RewardGroup:
         cause: object = "no failure was seen"
         while waiting := [number for number in range(len(shares)) if number not in answers]:
             healthy = self._healthy(deadline, cause)
-            asked = []
+            asked: Asked = []
             for turn, number in enumerate(waiting):
                 actor_id = healthy[turn % len(healthy)]
                 ref = self.actors[actor_id].score.remote(shares[number])
                 asked.append((number, actor_id, ref))
-            hung: set[int] = set()
-            for number, actor_id, ref in asked:
-                try:
-                    answers[number] = ray.get(ref, timeout=max(0.1, deadline - time.monotonic()))
-                except RayTaskError as error:
-                    if isinstance(error.cause, STARecError):
-                        raise error.cause from error
-                    raise
-                except GetTimeoutError as error:
-                    if actor_id in hung:  # another of its shares
-                        continue
-                    hung.add(actor_id)
-                    fault = DeadlineError(
-                        f"reward actor {actor_id} didn't score {len(shares[number])} rankings "
-                        f"within {self._timeout_s:.0f} s (reward_timeout_s)"
-                        + (f", the second time; before that: {cause}" if is_second else "")
-                        + last_lines(f"reward actor {actor_id}", self.actors[actor_id])
-                    )
-                    if is_second:
-                        raise fault from error
-                    ray.kill(self.actors[actor_id], no_restart=False)
-                    cause = fault
-                    self._lost(actor_id, fault)
-                except RayError as error:
-                    if actor_id not in hung:
-                        cause = f"reward actor {actor_id}: {error}"
-                        self._lost(actor_id, error)
-                    if getattr(error, "actor_init_failed", False):  # Ray doesn't try again
-                        raise DeadlineError(f"a reward actor can't start; {cause}") from error
+            found, lost, hung = self._collect(asked, deadline)
+            answers |= found
+            for actor_id, error in lost.items():
+                cause = f"reward actor {actor_id}: {error}"
+                self._lost(actor_id, error)
+            for actor_id, number in hung.items():
+                fault = DeadlineError(
+                    f"reward actor {actor_id} didn't score {len(shares[number])} rankings "
+                    f"within {self._timeout_s:.0f} s (reward_timeout_s)"
+                    + (f", the second time; before that: {cause}" if is_second else "")
+                    + last_lines(f"reward actor {actor_id}", self.actors[actor_id])
+                )
+                if is_second:
+                    raise fault
+                ray.kill(self.actors[actor_id], no_restart=False)
+                cause = fault
+                self._lost(actor_id, fault)
             if hung:
                 deadline, is_second = time.monotonic() + self._timeout_s, True
         return pa.concat_tables([answers[number] for number in range(len(shares))])
+
+    def _collect(
+        self, asked: Asked, deadline: float
+    ) -> tuple[dict[int, pa.Table], dict[int, RayError], dict[int, int]]:
+        """The answers by share; of the actors that gave none, the error of those that died, and
+        the first share of those that hang.
+
+        Raises:
+            STARecError: a fault of the request.
+            DeadlineError: an actor can't start, which Ray doesn't try again.
+        """
+        answers: dict[int, pa.Table] = {}
+        lost: dict[int, RayError] = {}
+        hung: dict[int, int] = {}
+        for number, actor_id, ref in asked:
+            try:
+                answers[number] = ray.get(ref, timeout=max(0.1, deadline - time.monotonic()))
+            except RayTaskError as error:
+                if isinstance(error.cause, STARecError):
+                    raise error.cause from error
+                raise
+            except GetTimeoutError:
+                hung.setdefault(actor_id, number)
+            except RayError as error:
+                lost.setdefault(actor_id, error)
+                if getattr(error, "actor_init_failed", False):
+                    self._lost(actor_id, error)
+                    raise DeadlineError(
+                        f"a reward actor can't start; reward actor {actor_id}: {error}"
+                    ) from error
+        return answers, lost, hung
 
     def memory(self) -> dict[str, float]:
         """Resident bytes of each actor that answers, by name."""

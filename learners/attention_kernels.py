@@ -7,6 +7,7 @@ those of a part of the keys alone: with the output and log-sum-exp of all of the
 gradients add up.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import local
@@ -55,7 +56,7 @@ def gradients(
     where `products_pay` and pieces are long they are faster than the flash kernel.
     """
     if by_products and not (causal and query.shape[1] < LEAST_FOR_PRODUCTS):
-        return _by_products(grad, query, key, value, out, lse, causal, scaling)
+        return _by_products(grad, query, key, value, out, lse, causal=causal, scaling=scaling)
     heads = key.shape[2]
     key, value = (for_each_query_head(t, query) for t in (key, value))
     heads_first = (t.transpose(1, 2) for t in (grad, query, key, value, out, lse))
@@ -76,48 +77,97 @@ def for_each_query_head(key: Tensor, query: Tensor) -> Tensor:
     return key if sharing == 1 else key.repeat_interleave(sharing, dim=-2)
 
 
-def _by_products(grad, query, key, value, out, lse, causal, scaling):
+def _by_products(
+    grad_NTHD: Tensor,
+    query_NTHD: Tensor,
+    key_NUKD: Tensor,
+    value_NUKD: Tensor,
+    out_NTHD: Tensor,
+    lse_NTH: Tensor,
+    *,
+    causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Batched products, tile by tile (FlashAttention-2, arXiv 2307.08691, Algorithm 2).
 
     P = N·K products at once, whose rows are the queries of the S heads that share a key head.
     """
-    heads = key.shape[2]
-    delta = (grad * out).sum(dim=-1)
+    heads = key_NUKD.shape[2]
+    delta_NTH = (grad_NTHD * out_NTHD).sum(dim=-1)
     grad_PSTD, query_PSTD, delta_PST, lse_PST = (
-        t.unflatten(2, (heads, -1)).movedim(1, 3).flatten(0, 1) for t in (grad, query, delta, lse)
+        tensor.unflatten(2, (heads, -1)).movedim(1, 3).flatten(0, 1)
+        for tensor in (grad_NTHD, query_NTHD, delta_NTH, lse_NTH)
     )
-    key_PUD, value_PUD = (t.transpose(1, 2).flatten(0, 1) for t in (key, value))
-    d_query = torch.empty_like(query_PSTD)
-    d_key, d_value = torch.zeros_like(key_PUD), torch.zeros_like(value_PUD)
+    key_PUD, value_PUD = (t.transpose(1, 2).flatten(0, 1) for t in (key_NUKD, value_NUKD))
+    d_query_PSTD = torch.empty_like(query_PSTD)
+    d_key_PUD, d_value_PUD = torch.zeros_like(key_PUD), torch.zeros_like(value_PUD)
     (products, sharing, length, _), keys = query_PSTD.shape, key_PUD.shape[1]
     most = QUERIES if causal else max(QUERIES, TILE_SCORES // (products * sharing * keys))
     block = -(-length // max(1, round(length / most)))
     together = min(products, max(1, TILE_SCORES // (sharing * block * keys)))
     together = -(-products // -(-products // together))  # as even as can be
-    later = query.new_full((block, block), -torch.inf).triu_(1) if causal else None
+    later_BB = query_NTHD.new_full((block, block), -torch.inf).triu_(1) if causal else None
     rooms = _rooms(max(TILE_SCORES, together * sharing * block * keys))
     with _fast_products():
         for some, own, seen in _tiles(products, together, length, block, None if causal else keys):
             # oneDNN would copy slices for each product that they are in.
-            g, q = (t[some, :, own].flatten(1, 2).contiguous() for t in (grad_PSTD, query_PSTD))
-            k, v = (t[some, seen].contiguous() for t in (key_PUD, value_PUD))
-            normaliser, d = (t[some, :, own].flatten(1, 2)[..., None] for t in (lse_PST, delta_PST))
-            size = (len(q), q.shape[1], k.shape[1])
-            odds, d_scores = (room[: size[0] * size[1] * size[2]].view(size) for room in rooms)
-            q = q * scaling
-            torch.bmm(q, k.mT, out=odds).sub_(normaliser)
-            if later is not None:
-                queries = own.stop - own.start
-                diagonal = odds.unflatten(1, (sharing, queries))[..., own]
-                diagonal += later[:queries, :queries]
-            odds.exp_()
-            d_value[some, seen] += torch.bmm(odds.mT, g)
-            torch.bmm(g, v.mT, out=d_scores).sub_(d).mul_(odds)
-            d_query[some, :, own] = torch.bmm(d_scores, k).unflatten(1, (sharing, -1))
-            d_key[some, seen] += torch.bmm(d_scores.mT, q)
-    d_query = d_query.mul_(scaling).unflatten(0, (-1, heads)).movedim(3, 1).flatten(2, 3)
-    d_key, d_value = (t.unflatten(0, (-1, heads)).transpose(1, 2) for t in (d_key, d_value))
-    return d_query, d_key, d_value
+            grad_MRD, query_MRD = (
+                t[some, :, own].flatten(1, 2).contiguous() for t in (grad_PSTD, query_PSTD)
+            )
+            key_MVD, value_MVD = (t[some, seen].contiguous() for t in (key_PUD, value_PUD))
+            lse_MR, delta_MR = (t[some, :, own].flatten(1, 2) for t in (lse_PST, delta_PST))
+            queries = own.stop - own.start
+            d_query_MRD, d_key_MVD, d_value_MVD = _of_tile(
+                grad_MRD,
+                query_MRD * scaling,
+                key_MVD,
+                value_MVD,
+                lse_MR,
+                delta_MR,
+                None if later_BB is None else later_BB[:queries, :queries],
+                rooms,
+            )
+            d_query_PSTD[some, :, own] = d_query_MRD.unflatten(1, (sharing, -1))
+            d_key_PUD[some, seen] += d_key_MVD
+            d_value_PUD[some, seen] += d_value_MVD
+    d_query_PSTD.mul_(scaling)
+    d_query_NTHD = d_query_PSTD.unflatten(0, (-1, heads)).movedim(3, 1).flatten(2, 3)
+    d_key_NUKD, d_value_NUKD = (
+        tensor.unflatten(0, (-1, heads)).transpose(1, 2) for tensor in (d_key_PUD, d_value_PUD)
+    )
+    return d_query_NTHD, d_key_NUKD, d_value_NUKD
+
+
+def _of_tile(
+    grad_MRD: Tensor,
+    query_MRD: Tensor,
+    key_MVD: Tensor,
+    value_MVD: Tensor,
+    lse_MR: Tensor,
+    delta_MR: Tensor,
+    later_TT: Tensor | None,
+    rooms: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of scaled queries, keys and values from M products of R rows and V keys.
+
+    Args:
+        delta_MR: the rows' sums of gradient times output.
+        later_TT: -inf where the last T keys come after a head's T queries; None blanks nothing.
+        rooms: where the scores are computed.
+    """
+    size = (*query_MRD.shape[:2], key_MVD.shape[1])
+    odds_MRV, d_scores_MRV = (room[: math.prod(size)].view(size) for room in rooms)
+    torch.bmm(query_MRD, key_MVD.mT, out=odds_MRV).sub_(lse_MR[..., None])
+    if later_TT is not None:
+        queries = len(later_TT)
+        diagonal = odds_MRV.unflatten(1, (-1, queries))[..., -queries:]
+        diagonal += later_TT
+    odds_MRV.exp_()
+    d_value_MVD = torch.bmm(odds_MRV.mT, grad_MRD)
+    torch.bmm(grad_MRD, value_MVD.mT, out=d_scores_MRV).sub_(delta_MR[..., None]).mul_(odds_MRV)
+    d_query_MRD = torch.bmm(d_scores_MRV, key_MVD)
+    d_key_MVD = torch.bmm(d_scores_MRV.mT, query_MRD)
+    return d_query_MRD, d_key_MVD, d_value_MVD
 
 
 def _tiles(

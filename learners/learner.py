@@ -27,13 +27,13 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from learners.batching import MicroBatch, Plan, plan
-from learners.checkpoint import check_all_wrote, load_optimizer, save_optimizer
 from learners.collective import collective
 from learners.deepspeed_config import deepspeed_config, prepare_process
 from learners.groups import COMPONENTS
 from learners.logprobs import ReplyScorer
 from learners.metrics import BatchStats
 from learners.objectives import ANCHOR, Objective, token_loss
+from learners.optimizer_state import check_all_wrote, load_optimizer, save_optimizer
 from learners.probe import check_packed_scores
 from learners.trainable import check_window
 from learners.weights import (
@@ -65,7 +65,12 @@ class Publisher(Protocol):
     """Takes weights to where they are used."""
 
     def publish(self, named_tensors: Iterator[tuple[str, Tensor]], version: int) -> Any:
-        """Reads all tensors, each good until the next is asked for; returns a handle."""
+        """Reads all tensors, as `weights.named_tensors` gives them; returns a handle that Ray can
+        send to the driver.
+
+        It runs on rank 0 alone. A STARecError of its own leaves the learners as they are, any
+        other ends them.
+        """
 
 
 class DeepSpeedLearner(TorchLearner):

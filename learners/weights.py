@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -19,6 +20,7 @@ from learners.attention import PACKED_GROUPS
 from learners.tensor_files import TensorWriter
 from starec_ray.errors import ConfigError
 from starec_ray.files import put_in_place
+from starec_ray.models.resolve import load_tokenizer
 
 
 def load_language_model(config: Any, deepspeed_settings: dict[str, Any]) -> PreTrainedModel:
@@ -72,7 +74,11 @@ def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Every weight whole, under the name that it is published by, tied ones once, one at a time.
 
     transformers may keep several published weights in one parameter: the experts of a layer.
-    All ranks must run through it together. A tensor is good until the next one is asked for.
+    All ranks must run through it together.
+
+    Tensors have the model's dtype and lie on the learner's device; an expert's may not be
+    contiguous. They are views of the model's memory, with ZeRO-3 of what was gathered for them:
+    they are read, not written to, and before the next one is asked for.
     """
     import deepspeed
 
@@ -125,7 +131,7 @@ def save_model(model: PreTrainedModel, model_path: str, folder: Path, *, rank: i
         model.config.save_pretrained(part)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(part)
-        AutoTokenizer.from_pretrained(model_path).save_pretrained(part)
+        load_tokenizer(model_path).save_pretrained(part)
         put_in_place(part, folder)
 
 
@@ -178,17 +184,24 @@ class FrozenWeights:
             self.engine.optimizer.empty_partition_cache()
 
     def load(self, model: PreTrainedModel, folder: Path) -> None:
-        """Takes the frozen weights from a folder that `save_model` wrote; all ranks take part."""
+        """Takes the frozen weights from a folder that `save_model` wrote; all ranks take part.
+
+        With ZeRO-3 rank 0 alone reads it, and hands out the shards: a node's learners together
+        would hold as many whole models.
+        """
         import deepspeed
 
-        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).state_dict()
+        sharded = any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
+        saved = None
+        if not sharded or dist.get_rank() == 0:
+            saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype).state_dict()
         with self.in_place(), torch.no_grad():
             for name, parameter in model.named_parameters():
-                sharded = hasattr(parameter, "ds_tensor")
                 with deepspeed.zero.GatheredParameters(
                     [parameter], modifier_rank=0, enabled=sharded
                 ):
-                    parameter.copy_(saved[name])
+                    if saved is not None:
+                        parameter.copy_(saved[name])
 
 
 def _local(parameter: nn.Parameter) -> Tensor:

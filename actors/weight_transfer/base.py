@@ -35,7 +35,12 @@ class Ticket(Protocol):
     def version(self) -> int: ...
 
     def load(self, llm: Any) -> dict[str, float]:
-        """Replaces the weights of a `vllm.LLM`; returns the seconds of each part."""
+        """Replaces the weights of a `vllm.LLM`; returns the seconds of each part.
+
+        Raises:
+            WeightsLostError: this version isn't to be had any more; the engine keeps its weights.
+            Exception: any other ends the runner, whose weights may be half replaced.
+        """
 
 
 class Publication(Protocol):
@@ -45,7 +50,16 @@ class Publication(Protocol):
     def version(self) -> int: ...
 
     def deliver(self, runners: Sequence[int], call: CallRunners) -> Answers:
-        """Brings it to these env runners; an answer holds the seconds of each part."""
+        """Brings it to these env runners; an answer holds the seconds of each part.
+
+        A runner that is lost, hangs or fails at it is no error here: its Exception stands in the
+        answers, and it is given the weights again once it is back.
+
+        Raises:
+            TransferError: they weren't sent, though no runner failed.
+            WeightsLostError: what was published is gone with the learner that had it.
+            DeadlineError: learners that take part were lost, or didn't finish in time.
+        """
 
 
 class WeightTransfer(ABC):
@@ -53,4 +67,8 @@ class WeightTransfer(ABC):
 
     @abstractmethod
     def publish(self, learners: CallLearners, version: int) -> Publication:
-        """Makes the learners' weights of now a version that env runners can be given."""
+        """Makes the learners' weights of now a version that env runners can be given.
+
+        Raises:
+            DeadlineError: a learner was lost at it, or didn't finish in time.
+        """

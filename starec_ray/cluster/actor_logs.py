@@ -8,7 +8,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 HEADING = "The last lines of the log of"
 LINES = 12
-LOGS_SHOWN = 4  # of many actors with one fault
+LOGS_SHOWN = 4  # of many actors with one fault, or that wait for one of them
 READ_BYTES = 20_000
 TIMEOUT_S = 10.0
 

@@ -16,7 +16,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.exceptions import AuthenticationError
 from rich.console import Console
 
-from starec_ray.cluster.placement import shortage, total
+from starec_ray.cluster.placement import fits, in_words, lacking, shortage, total
 from starec_ray.errors import ConfigError
 
 REMEDY = (
@@ -142,9 +142,8 @@ def check_resources(bundles: Sequence[Mapping[str, float]], remedy: str = REMEDY
     """
     wanted, there, free = total(bundles), ray.cluster_resources(), ray.available_resources()
     short = [
-        f"{amount:g} {name}s are wanted and the cluster has {there.get(name, 0):g}"
-        for name, amount in wanted.items()
-        if amount > there.get(name, 0)
+        f"{wanted[name]:g} {name}s are wanted and the cluster has {there.get(name, 0):g}"
+        for name in lacking(wanted, there)
     ] or _too_large(bundles)
     message = f"{'; '.join(short)}: {remedy}"
     console = Console(stderr=True)
@@ -153,7 +152,7 @@ def check_resources(bundles: Sequence[Mapping[str, float]], remedy: str = REMEDY
             raise ConfigError(message)
     elif short:
         console.print(f"[yellow]waiting for the cluster to grow:[/] {message}")
-    elif any(amount > free.get(name, 0) for name, amount in wanted.items()):
+    elif lacking(wanted, free):
         console.print(f"[yellow]waiting for what others hold:[/] {shortage(bundles)}")
 
 
@@ -167,7 +166,6 @@ def _too_large(bundles: Sequence[Mapping[str, float]]) -> list[str]:
     """Of an actor that no node holds, for it lives on one: what it takes."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for bundle in bundles:
-        if not any(all(n.get(k, 0) >= v for k, v in bundle.items()) for n in nodes):
-            sizes = ", ".join(f"{amount:g} {name}s" for name, amount in bundle.items() if amount)
-            return [f"an actor takes {sizes} on one node, and no node has so many"]
+        if not any(fits(bundle, node) for node in nodes):
+            return [f"an actor takes {in_words(bundle)} on one node, and no node has so many"]
     return []

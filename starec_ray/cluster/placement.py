@@ -63,6 +63,25 @@ def total(bundles: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return dict(taken)
 
 
+def lacking(wanted: Mapping[str, float], there: Mapping[str, float]) -> dict[str, float]:
+    """How much of what is wanted isn't there."""
+    return {
+        name: amount - there.get(name, 0)
+        for name, amount in wanted.items()
+        if amount > there.get(name, 0)
+    }
+
+
+def fits(bundle: Mapping[str, float], room: Mapping[str, float]) -> bool:
+    """Whether a node with so much left holds an actor, which lives on one node."""
+    return not lacking(bundle, room)
+
+
+def in_words(bundle: Mapping[str, float]) -> str:
+    """ "4 CPUs, 1 GPUs"."""
+    return ", ".join(f"{amount:g} {name}s" for name, amount in bundle.items() if amount)
+
+
 def trial_place(config: Any) -> PlacementGroupFactory:
     """What a trial takes under Tune: a bundle for its own process, and one for each actor."""
     own = _get_main_process_bundle(config)
@@ -123,11 +142,7 @@ def shortage(bundles: Sequence[Mapping[str, float]]) -> str:
     has = ", ".join(
         f"{name} {there.get(name, 0):g} ({free.get(name, 0):g} free)" for name in wanted
     )
-    lacks = ", ".join(
-        f"{name} {amount - free.get(name, 0):g}"
-        for name, amount in wanted.items()
-        if amount > free.get(name, 0)
-    )
+    lacks = ", ".join(f"{name} {amount:g}" for name, amount in lacking(wanted, free).items())
     return (
         f"wanted: {', '.join(f'{name} {amount:g}' for name, amount in wanted.items())}; "
         f"there: {has}; missing: {lacks or 'nothing in sum, but room on one node'}"

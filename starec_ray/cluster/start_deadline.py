@@ -81,13 +81,17 @@ class StartDeadline:
 
     def _tell_waiting(self) -> None:
         with self._left:
+            if self._over:
+                return
             if waiting := _without_a_place(self._new().values()):
                 tell_waiting(self._kind, [self._bundle] * len(waiting))
 
     def _end_late(self) -> None:
         with self._left:
+            if self._over:  # it came as the block was left: what has started there stays
+                return
             started = self._new()
-            if not started and not self._over:  # nothing was asked for yet
+            if not started:  # nothing was asked for yet
                 self._arm(LOOKS_S, self._end_late)
                 return
             late = [a for a in started.values() if self._until_left or a["State"] != UP]

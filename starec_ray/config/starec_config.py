@@ -20,7 +20,7 @@ from starec_ray.config.checks import check_fields
 from starec_ray.config.sections import OwnSections
 from starec_ray.errors import ConfigError
 from starec_ray.models.engine_limits import check_engine
-from starec_ray.models.resolve import check_chat_template, resolve_dtype, resolve_model
+from starec_ray.models.resolve import check_chat_template, dtype_of, resolve_model
 from starec_ray.schemas import TRACE_KINDS
 from starec_ray.training.parallel_start import ParallelLearnerStart
 from starec_ray.training.traces import TraceSource, trace_files
@@ -415,8 +415,7 @@ class STARecConfig(OwnSections):
         if Path(self.model_name).is_dir():
             self.model_name = self.model_path
         check_chat_template(self.model_path)
-        on_gpu = self.num_gpus_per_learner > 0 or self.num_gpus_per_env_runner > 0
-        self.dtype = resolve_dtype(self.dtype, on_gpu)
+        self.dtype = dtype_of(self)
         check_engine(self, self.model_path, self.dtype)
         return self
 

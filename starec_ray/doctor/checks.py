@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from starec_ray.cluster.memory import GIB
+from starec_ray.cluster.placement import fits, in_words, lacking, total
 from starec_ray.doctor.survey import Node
 
-GIB = 2**30
 # Of a learner's GPU, for weights and states; activations and the allocator want the rest.
 LEARNER_SHARE = 0.9
 
@@ -29,7 +30,7 @@ class Wanted:
     Attributes:
         bundles: what each env runner and learner takes, under Ray's names.
         weight_bytes: of the whole model, in the run's dtype; 0 if unknown.
-        runner_bytes, learner_bytes: `sizing.runner_bytes` and `sizing.learner_bytes`.
+        runner_bytes, learner_bytes: as `cluster.memory` computes them.
         runner_gpus, learner_gpus: of each.
         shares_gpus: a learner may come onto an engine's GPU.
         gpu_memory_utilization: vLLM's share of a GPU.
@@ -57,11 +58,11 @@ def check_nodes(nodes: Sequence[Node]) -> Finding:
             _each({node.name: node.fault for node in silent}),
             "look at `ray status` and the node's logs; `ray stop && ray start …` brings it back.",
         )
-    total = _total(nodes)
+    there = total([node.resources for node in nodes])
     return Finding(
         "nodes",
         "good",
-        f"{len(nodes)} alive: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs",
+        f"{len(nodes)} alive: {there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs",
     )
 
 
@@ -253,16 +254,10 @@ def of_those_up(finding: Finding) -> Finding:
 
 def check_wanted(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Iterator[Finding]:
     """What a recipe wants against what the cluster has."""
-    total: dict[str, float] = {}
-    for bundle in wanted.bundles:
-        for name, amount in bundle.items():
-            total[name] = total.get(name, 0) + amount
-    total = {name: amount for name, amount in total.items() if amount}
-    there = _total(nodes)
+    taken, there = total(wanted.bundles), total([node.resources for node in nodes])
     short = [
-        f"{amount:g} {name}s are wanted and there are {there.get(name, 0):g}"
-        for name, amount in total.items()
-        if amount > there.get(name, 0)
+        f"{taken[name]:g} {name}s are wanted and there are {there.get(name, 0):g}"
+        for name in lacking(taken, there)
     ]
     grows = "the autoscaler may bring them; `ray status` tells what it does."
     if short:
@@ -273,16 +268,15 @@ def check_wanted(wanted: Wanted, nodes: Sequence[Node], may_grow: bool) -> Itera
             grows if may_grow else "add nodes, or take fewer or smaller env_runners and learners.",
         )
     elif homeless := _unplaced(wanted.bundles, nodes):
-        sizes = ", ".join(f"{amount:g} {name}s" for name, amount in homeless.items() if amount)
         yield Finding(
             "resources",
             "warning" if may_grow else "bad",
-            f"enough in all, but no node has {sizes} left for an actor that wants them together",
+            f"enough in all, but no node has {in_words(homeless)} left for an actor that wants "
+            "them together",
             grows if may_grow else "an actor lives on one node: take larger nodes or smaller ones.",
         )
     else:
-        sizes = ", ".join(f"{amount:g} {name}s" for name, amount in total.items())
-        yield Finding("resources", "good", f"{sizes} are wanted, and fit the nodes")
+        yield Finding("resources", "good", f"{in_words(taken)} are wanted, and fit the nodes")
     if wanted.weight_bytes:
         yield check_memory(wanted, nodes, may_grow)
 
@@ -344,7 +338,7 @@ def _unplaced(
     left = [dict(node.resources) for node in nodes]
     for bundle in sorted(bundles, key=lambda b: (-b.get("GPU", 0), -b.get("CPU", 0))):
         for room in left:
-            if all(room.get(name, 0) >= amount for name, amount in bundle.items()):
+            if fits(bundle, room):
                 for name, amount in bundle.items():
                     room[name] = room.get(name, 0) - amount
                 break
@@ -358,12 +352,7 @@ def _homes(wanted: Wanted, nodes: Sequence[Node]) -> list[Node]:
     if not wanted.num_learners:  # the driver's own process learns, wherever it is
         return list(nodes)
     return [
-        node
-        for node in nodes
-        if any(
-            all(node.resources.get(name, 0) >= amount for name, amount in bundle.items())
-            for bundle in wanted.bundles
-        )
+        node for node in nodes if any(fits(bundle, node.resources) for bundle in wanted.bundles)
     ]
 
 
@@ -371,14 +360,6 @@ def _answering(nodes: Sequence[Node]) -> Iterator[tuple[Node, dict]]:
     for node in nodes:
         if node.facts is not None:
             yield node, node.facts  # type: ignore[misc]
-
-
-def _total(nodes: Sequence[Node]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for node in nodes:
-        for name, amount in node.resources.items():
-            total[name] = total.get(name, 0) + amount
-    return total
 
 
 def _each(faults: Mapping[str, str]) -> str:

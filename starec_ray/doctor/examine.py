@@ -17,7 +17,7 @@ from starec_ray.doctor.probe import file_hash, versions
 from starec_ray.doctor.survey import survey
 from starec_ray.errors import ConfigError
 from starec_ray.models.parameters import count_parameters, without_weights
-from starec_ray.models.resolve import resolve_dtype, resolve_model
+from starec_ray.models.resolve import VALUE_BYTES, dtype_of, resolve_model
 from starec_ray.training.traces import BUNDLED_TRACES, trace_files
 
 MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}
@@ -97,9 +97,7 @@ def _hashes(files: Sequence[Path]) -> dict[str, str]:
 
 def _wanted(recipe: Recipe) -> Wanted:
     config = recipe.config
-    on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
-    bytes_each = 2 if resolve_dtype(config.dtype, on_gpu) == "bfloat16" else 4
-    name = config.model_name
+    bytes_each, name = VALUE_BYTES[dtype_of(config)], config.model_name
     parameters, _ = count_parameters(name, without_weights(name))
     return Wanted(
         bundles=actor_bundles(config),

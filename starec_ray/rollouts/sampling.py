@@ -238,6 +238,7 @@ class RunnerPool:
     def _make_anew(self, runner: int, fault: RayError) -> None:
         """Another actor in the place of one whose start failed; it counts as a loss."""
         self._failures.lost("env_runner", runner, f"its start failed: {fault}")
+        self._never_started.discard(runner)
         group: Any = self._group
         self._manager.actors()[runner] = group._make_worker(
             env_creator=group._env_creator,
@@ -264,33 +265,45 @@ class RunnerPool:
         ready, _ = ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
         answers: Answers = {}
         for ref, runner in refs.items():
-            if ref not in ready:
-                answers[runner] = DeadlineError(
+            if ref in ready:
+                answers[runner] = self._answer(ref, runner)
+            else:
+                answers[runner] = fault = DeadlineError(
                     f"env runner {runner} didn't finish {method} within {timeout_s:.0f} s"
                     + last_lines(f"env runner {runner}", actors[runner])
                 )
-                ray.kill(actors[runner], no_restart=False)  # it may hang for ever
-            else:
-                try:
-                    answers[runner] = ray.get(ref)
-                    continue
-                except RayTaskError as error:
-                    if isinstance(error.cause, StaleWeightsError):
-                        answers[runner] = error.cause
-                        self._current.discard(runner)
-                        self._failures.lost("env_runner", runner, "it had to be restarted")
-                        continue
-                    if isinstance(error.cause, STARecError):
-                        raise error.cause from error
-                    answers[runner] = error
-                    ray.kill(actors[runner], no_restart=False)  # its engine may be broken
-                except RayError as error:  # dead, out of memory, its node lost
-                    answers[runner] = error
-            self._last_fault = answers[runner]
-            self._current.discard(runner)
-            self._manager.set_actor_state(runner, False)
-            self._failures.lost("env_runner", runner, answers[runner])
+                self._lose(runner, fault, kill=True)  # it may hang for ever
         return answers
+
+    def _answer(self, ref: ray.ObjectRef, runner: int) -> Any:
+        """The value, or what the runner failed with, which is dealt with.
+
+        Raises:
+            STARecError: a fault of the request.
+        """
+        try:
+            return ray.get(ref)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, StaleWeightsError):  # Ray restarted it: it is up
+                self._current.discard(runner)
+                self._failures.lost("env_runner", runner, "it had to be restarted")
+                return cause
+            if isinstance(cause, STARecError):
+                raise cause from error
+            self._lose(runner, error, kill=True)  # its engine may be broken
+            return error
+        except RayError as error:  # dead, out of memory, its node lost
+            self._lose(runner, error)
+            return error
+
+    def _lose(self, runner: int, cause: Exception, *, kill: bool = False) -> None:
+        if kill:
+            ray.kill(self._manager.actors()[runner], no_restart=False)
+        self._last_fault = cause
+        self._current.discard(runner)
+        self._manager.set_actor_state(runner, False)
+        self._failures.lost("env_runner", runner, cause)
 
 
 def _renumbered(rollouts: pa.Table, share: Sequence[tuple[int, Task]]) -> pa.Table:

@@ -13,11 +13,10 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.util.placement_group import remove_placement_group
 
 from learners.collective import LearnerLostError
-from starec_ray.cluster.actor_logs import last_lines
+from starec_ray.cluster.actor_logs import LOGS_SHOWN, last_lines
 from starec_ray.cluster.failures import Failures
 from starec_ray.errors import DeadlineError, STARecError, WeightsLostError
 
-LOGS_SHOWN = 4  # of learners that are late; most of them wait for one of them
 SHORT = 300  # characters of an error that isn't the root
 # How gloo and NCCL say that another rank left them alone.
 COLLECTIVE = re.compile(r"timed out|timeout|connection (closed|reset)|broken pipe|abort", re.I)

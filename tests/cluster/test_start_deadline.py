@@ -58,6 +58,21 @@ def test_an_actor_that_hangs_is_ended_and_its_log_shown(ray_cluster, monkeypatch
     wait_until(lambda: not left("Sleeper"), 30.0, "a sleeper is left")
 
 
+def test_a_deadline_that_comes_as_its_block_is_left_touches_nothing(
+    ray_cluster, monkeypatch, capfd
+):
+    deadline = StartDeadline("sleeper", "Sleeper", SLEEP_S, {"GPU": 1}, until_left=True)
+    ended: list[object] = []
+    monkeypatch.setattr(deadline, "_end", ended.append)
+    with deadline:
+        actor = ray.remote(num_gpus=1)(Sleeper).remote()
+        wait_until(lambda: bool(left("Sleeper")), 30.0, "Ray doesn't know of it")
+    deadline._tell_waiting()  # their timers had fired, and waited for the lock
+    deadline._end_late()
+    assert not ended and "waiting for a place" not in capfd.readouterr().err
+    ray.kill(actor)
+
+
 def test_actors_that_are_asked_for_after_the_deadline_are_late_at_once(ray_cluster):
     sleeper = ray.remote(num_cpus=1)(Sleeper)
     with (

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from starec_ray.cluster.memory import GIB
 from starec_ray.doctor import checks
-from starec_ray.doctor.checks import GIB, Wanted
+from starec_ray.doctor.checks import Wanted
 from starec_ray.doctor.probe import NodeFacts, NodeProbe
 from starec_ray.doctor.survey import Node
 

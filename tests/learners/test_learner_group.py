@@ -2,12 +2,14 @@
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from ray.rllib.core.learner.learner_group import LearnerGroup
+from transformers import AutoModelForCausalLM
 
 from learners import deepspeed_config
 from learners.tensor_files import TensorReader
@@ -130,6 +132,53 @@ def test_a_checkpoint_is_gone_on_from_with_another_zero_stage_and_number_of_lear
     assert before.names == after.names and len(before.names) > 10
     for name in before.names:
         assert torch.equal(before.read(name), after.read(name)), name
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "persistent", "reading"),
+    [
+        (2, 0, [True, True]),  # each holds a whole reference anyway
+        pytest.param(3, 0, [True, False], id="3"),
+        pytest.param(3, 100_000, [True, False], id="3, all whole"),
+    ],
+)
+def test_a_reference_comes_back_as_it_was_and_with_zero_3_one_learner_reads_it(
+    group, mixed_sequences, tmp_path, zero_stage, persistent, reading
+):
+    folder = str(tmp_path / "checkpoint")
+
+    def reference_logprobs(learner):
+        micro_batches = [
+            learner._to_device(m) for m in learner._plan(mixed_sequences).micro_batches
+        ]
+        return learner._reference_logprobs(micro_batches, "grpo")
+
+    def save(learner):
+        learner.freeze_anchor()
+        learner.update_sequences(mixed_sequences, objective="grpo")
+        learner.save_checkpoint(folder)
+        return reference_logprobs(learner)
+
+    def resume(learner):
+        read = []
+
+        def watched(path, **options):
+            read.append(path)
+            return AutoModelForCausalLM.from_pretrained(path, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            reader = SimpleNamespace(from_pretrained=watched)
+            patch.setattr("learners.weights.AutoModelForCausalLM", reader)
+            learner.load_checkpoint(folder)
+        return bool(read), reference_logprobs(learner)
+
+    rebuild(group, zero_stage=zero_stage, persistent=persistent)
+    before = on_all(group, save)
+    rebuild(group, zero_stage=zero_stage, persistent=persistent)
+    after = on_all(group, resume)
+    assert [read for read, _ in after] == reading
+    for wanted, (_, found) in zip(before, after, strict=True):
+        assert all(map(torch.equal, wanted, found)) and len(wanted) == len(found) > 0
 
 
 def test_a_learner_without_work_keeps_step(group):

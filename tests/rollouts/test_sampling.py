@@ -2,6 +2,7 @@
 
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
@@ -159,6 +160,40 @@ class Awake:
 
     def is_asleep(self) -> bool:
         return self.asleep
+
+
+class Unlicensed(Awake):
+    """A runner whose start fails."""
+
+    def __init__(self) -> None:
+        raise OSError("no licence server")
+
+
+def test_one_that_is_made_anew_is_waited_for_before_the_learners_learn(ray_cluster):
+    runner = ray.remote(num_cpus=0)(Awake)
+    made = []
+
+    def make(**_: object) -> Any:
+        made.append(runner.remote(3.0))
+        return made[-1]
+
+    manager = FaultTolerantActorManager(
+        [runner.remote(), ray.remote(num_cpus=0)(Unlicensed).remote()], init_id=1
+    )
+    manager.set_actor_state(2, False)
+    group = SimpleNamespace(
+        _worker_manager=manager, _make_worker=make, _env_creator=None, _remote_config_obj_ref=None
+    )
+    pool = RunnerPool(group, 60.0, 60.0, 60.0, Failures(9, 60.0))
+    wait_until(lambda: "licence" in str(pool.start_fault()), 60.0, "it starts after all")
+    pool.load_weights(
+        SimpleNamespace(version=1, deliver=lambda runners, call: {r: {} for r in runners})
+    )
+    pool.sleep()
+    assert ray.get([actor.is_asleep.remote() for actor in manager.actors().values()]) == [True] * 2
+    assert made == [manager.actors()[2]]
+    for actor in manager.actors().values():
+        ray.kill(actor)
 
 
 @pytest.mark.parametrize("start_s", [0.0, 3.0])
