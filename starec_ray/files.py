@@ -1,15 +1,18 @@
 """Files that a crash leaves whole, places that can't be written, and paths told from addresses of a
 store."""
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import yaml
 
 from starec_ray.errors import ConfigError, StorageError
 
@@ -36,6 +39,27 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_yaml(path: str | Path, missing: str) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        missing: what is told where there is no such file.
+
+    Raises:
+        ConfigError: it isn't there, can't be read, or is no YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(missing) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: give a YAML file.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML in UTF-8: {error}") from None
+
+
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Appends to a JSON-lines file, in the place of a last line that a crash cut off, if there is
     one; it is on the disk when this returns."""
@@ -50,13 +74,47 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The whole lines of a JSON-lines file, as text and read; none if there is no file."""
+def whole_lines(path: Path) -> list[bytes]:
+    """Those of a JSON-lines file, without one that a crash cut off; none if there is no file."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    # A whole line ends in a newline; behind the last one is nothing, or a torn line.
-    return [(text, json.loads(text)) for text in lines[:-1]]
+    # As bytes: what was cut off may be half a letter. Behind the last newline is it, or nothing.
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The whole lines of a JSON-lines file, as text and read; none if there is no file."""
+    return [(line.decode(), json.loads(line)) for line in whole_lines(path)]
+
+
+@contextmanager
+def locked(file: IO[bytes] | int) -> Iterator[bool]:
+    """Has an open file or folder to itself until the block ends, or the process does.
+
+    On SMB nobody else can read or write what is locked: take a file that holds nothing else.
+
+    Yields:
+        Whether it is so: storage without locks (Lustre without `-o flock`, folders on NFS) can't
+        tell.
+
+    Raises:
+        BlockingIOError: another has it.
+    """
+    held = True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except PermissionError as error:  # as SMB says it
+        raise BlockingIOError(*error.args) from error
+    except OSError:
+        held = False
+    try:
+        yield held
+    finally:
+        if held:
+            with suppress(OSError):  # the storage has gone, and the lock with it
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

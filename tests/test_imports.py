@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Rooms from the ground up: a module imports from lower floors and from its own room alone.
 FLOORS = [
     {"errors", "schemas", "progress", "metrics", "rewards"},
-    {"files"},
+    {"files", "heartbeat"},
     {"data", "plotting"},
     {"agent", "credit"},
     {"cluster"},

@@ -12,9 +12,9 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, PyFileSystem
 
 from starec_ray.checkpoints.files import MANIFEST, PROGRESS
-from starec_ray.checkpoints.heartbeat import Heartbeat, HeartbeatDeadline
 from starec_ray.errors import ConfigError, STARecError, StorageError
 from starec_ray.files import put_in_place
+from starec_ray.heartbeat import Heartbeat, HeartbeatDeadline
 from starec_ray.progress import Phase, phase
 
 T = TypeVar("T")

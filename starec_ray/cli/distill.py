@@ -7,6 +7,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from starec_ray.distill.settings import (
+    DistillSettings,
+    EndpointSettings,
+    LocalSettings,
+    PromptSettings,
+    SamplingSettings,
+    TeacherSettings,
+    TemplateSettings,
+)
 from starec_ray.errors import ConfigError
 from starec_ray.files import local_path
 
@@ -26,19 +35,21 @@ def distill(
             "(Hugging Face id, folder, embedded name) to run in vLLM on the Ray cluster."
         ),
     ],
-    users: Annotated[int, typer.Option(min=1, help="Training users to ask about.")] = 200,
+    users: Annotated[
+        int, typer.Option(min=1, help="Training users to ask about.")
+    ] = DistillSettings.users,
     min_score: Annotated[
         float,
         typer.Option(
             min=0, max=1, help="Lowest NDCG at which a ranking is kept (0.5: third place)."
         ),
-    ] = 0.5,
+    ] = DistillSettings.min_score,
     rethinks: Annotated[
         int, typer.Option(min=0, max=9, help="How often a flawed answer is sent back.")
-    ] = 2,
+    ] = DistillSettings.rethinks,
     reply_format: Annotated[
         str, typer.Option(help="How the teacher writes rankings: titles or grades.")
-    ] = "titles",
+    ] = PromptSettings.reply_format,
     guided: Annotated[
         bool,
         typer.Option(
@@ -46,19 +57,19 @@ def distill(
             help="Hold replies to their form with structured outputs (vLLM), for teachers too weak "
             "to keep to it themselves; not for models that reason on their own.",
         ),
-    ] = False,
+    ] = DistillSettings.guided,
     history_shown: Annotated[
         int, typer.Option(min=0, help="Newest history items in a prompt.")
-    ] = 20,
+    ] = PromptSettings.history_shown,
     max_prompt_tokens: Annotated[
         int, typer.Option(min=256, help="Longest prompt in tokens, taken as 3 characters each.")
-    ] = 8192,
+    ] = PromptSettings.max_prompt_tokens,
     max_tokens: Annotated[
         int, typer.Option(min=16, help="Longest answer in tokens, thoughts included.")
-    ] = 4096,
+    ] = SamplingSettings.max_tokens,
     temperature: Annotated[
         float, typer.Option(min=0, max=2, help="Sampling temperature; 0 is greedy.")
-    ] = 0.6,
+    ] = SamplingSettings.temperature,
     base_url: Annotated[
         str,
         typer.Option(
@@ -68,20 +79,20 @@ def distill(
     key_variable: Annotated[
         str,
         typer.Option(help="Environment variable that holds the key.", rich_help_panel=ENDPOINT),
-    ] = "OPENAI_API_KEY",
+    ] = EndpointSettings.key_variable,
     concurrency: Annotated[
         int, typer.Option(min=1, help="Concurrent requests.", rich_help_panel=ENDPOINT)
-    ] = 8,
+    ] = EndpointSettings.concurrency,
     requests_per_minute: Annotated[
         int, typer.Option(min=0, help="Rate limit; 0: none.", rich_help_panel=ENDPOINT)
-    ] = 0,
+    ] = EndpointSettings.requests_per_minute,
     tries: Annotated[
         int,
         typer.Option(min=1, help="Tries per request before giving up.", rich_help_panel=ENDPOINT),
-    ] = 6,
+    ] = EndpointSettings.tries,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds to wait for one answer.", rich_help_panel=ENDPOINT)
-    ] = 300,
+    ] = EndpointSettings.timeout_s,
     budget_requests: Annotated[
         int,
         typer.Option(
@@ -89,7 +100,7 @@ def distill(
             help="Stop this call after so many requests; 0: no limit.",
             rich_help_panel=ENDPOINT,
         ),
-    ] = 0,
+    ] = EndpointSettings.budget_requests,
     budget_tokens: Annotated[
         int,
         typer.Option(
@@ -97,7 +108,7 @@ def distill(
             help="Stop this call after so many tokens; 0: no limit.",
             rich_help_panel=ENDPOINT,
         ),
-    ] = 0,
+    ] = EndpointSettings.budget_tokens,
     extra_body: Annotated[
         str,
         typer.Option(
@@ -109,7 +120,7 @@ def distill(
     engines: Annotated[
         int,
         typer.Option(min=1, help="vLLM engines across the cluster.", rich_help_panel=LOCAL),
-    ] = 1,
+    ] = LocalSettings.engines,
     gpus_per_engine: Annotated[
         int | None,
         typer.Option(
@@ -117,10 +128,10 @@ def distill(
             help="0 runs on CPU cores. Default: 1 if the cluster has GPUs.",
             rich_help_panel=LOCAL,
         ),
-    ] = None,
+    ] = LocalSettings.gpus_per_engine,
     cpus_per_engine: Annotated[
         int, typer.Option(min=1, help="CPU cores of an engine without GPUs.", rich_help_panel=LOCAL)
-    ] = 2,
+    ] = LocalSettings.cpus_per_engine,
     engine_settings: Annotated[
         str,
         typer.Option(
@@ -135,11 +146,11 @@ def distill(
             help="Weight of popularity relative to likeness to the history.",
             rich_help_panel=TEMPLATE,
         ),
-    ] = 0.3,
+    ] = TemplateSettings.popularity_weight,
     seed: Annotated[
         int,
         typer.Option(min=0, max=MOST_SEED, help="Seed for choosing users and for each request."),
-    ] = 0,
+    ] = DistillSettings.seed,
 ) -> None:
     """Let a teacher play the agent's loop on training users, and keep what is sound.
 
@@ -149,13 +160,11 @@ def distill(
     --traces OUT/traces.parquet`), report.json, report.png, and journal.jsonl:
     when the command is started again, nothing already answered is asked twice,
     with another --max-tokens, budget or number of users neither. Another
-    --temperature, --extra-body or --guided asks everything anew.
+    --temperature, --extra-body, --engine-settings or --guided asks everything
+    anew.
     """
     from starec_ray.agent.formats import FORMATS
-    from starec_ray.data.dataset import Dataset, load_targets
-    from starec_ray.distill.pipeline import DistillSettings, choose_cases
-    from starec_ray.distill.teachers import Teacher, TemplateAnswers
-    from starec_ray.jobs import distill as job
+    from starec_ray.jobs.distill import distill as job
 
     if reply_format not in FORMATS:
         raise ConfigError(f"--reply-format {reply_format!r}: choose {' or '.join(FORMATS)}.")
@@ -163,59 +172,38 @@ def distill(
     if base_url and not base_url.startswith(("http://", "https://")):
         raise ConfigError(f"--base-url {base_url!r} is no address: write http://HOST:PORT/v1.")
     more_fields = _json_object("--extra-body", extra_body)
-    dataset = Dataset.load(data)
-    agent = job.teachers_agent(dataset, reply_format, history_shown, max_prompt_tokens)
-    settings = DistillSettings(users, min_score, rethinks, seed, guided)
-    cases = choose_cases(agent, settings)  # before a teacher is built, which may take long
-    asked: Teacher
+    more_settings = _json_object("--engine-settings", engine_settings)
+    asked: TeacherSettings
     if teacher == "template":
-        asked = TemplateAnswers(dataset, FORMATS[reply_format], popularity_weight)
+        asked = TemplateSettings(popularity_weight)
     elif base_url:
-        from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
-
-        asked = EndpointTeacher(
-            EndpointSettings(
-                base_url=base_url,
-                model=teacher,
-                key_variable=key_variable,
-                temperature=temperature,
-                max_tokens=max_tokens,
-                concurrency=concurrency,
-                requests_per_minute=requests_per_minute,
-                tries=tries,
-                timeout_s=timeout,
-                budget_requests=budget_requests,
-                budget_tokens=budget_tokens,
-                extra_body=more_fields,
-            )
+        asked = EndpointSettings(
+            base_url=base_url,
+            model=teacher,
+            key_variable=key_variable,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            tries=tries,
+            timeout_s=timeout,
+            budget_requests=budget_requests,
+            budget_tokens=budget_tokens,
+            extra_body=more_fields,
         )
     else:
-        from starec_ray.cluster.connection import start_ray
-        from starec_ray.distill.local import LocalSettings, LocalTeacher
-
-        more = _json_object("--engine-settings", engine_settings)
-        start_ray({})
-        asked = LocalTeacher(
-            LocalSettings(
-                model=teacher,
-                temperature=temperature,
-                max_tokens=max_tokens,
-                engines=engines,
-                gpus_per_engine=gpus_per_engine,
-                cpus_per_engine=cpus_per_engine,
-                engine_settings=more,
-            )
+        asked = LocalSettings(
+            model=teacher,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            engines=engines,
+            gpus_per_engine=gpus_per_engine,
+            cpus_per_engine=cpus_per_engine,
+            engine_settings=more_settings,
         )
-    job.distill(
-        agent,
-        cases,
-        load_targets(data),
-        asked,
-        settings,
-        [temperature, extra_body, popularity_weight],
-        out,
-        Console(),
-    )
+    prompts = PromptSettings(reply_format, history_shown, max_prompt_tokens)
+    settings = DistillSettings(users, min_score, rethinks, seed, guided)
+    job(data, out, asked, prompts, settings, Console())
 
 
 def _json_object(option: str, text: str) -> dict:

@@ -47,7 +47,8 @@ class Case:
 class Dataset:
     """The catalog, the users and the cases of a data folder, held as Arrow columns.
 
-    `items` maps item ids to items in catalog order; `manifest` is the folder's manifest.json.
+    `items` maps item ids to items in catalog order, `most_popular` is the popularity of the most
+    popular one; `manifest` is the folder's manifest.json.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Dataset:
         self.manifest = manifest
         self.items = _items(catalog)
         self._item_list = list(self.items.values())
+        self.most_popular = max((item.popularity for item in self._item_list), default=0)
         item_ids = catalog.column("item_id").combine_chunks()
         user_ids = users.column("user_id").combine_chunks()
         _check_unique(item_ids, "catalog", "item_id")
@@ -102,9 +104,7 @@ class Dataset:
 
     def case(self, case_id: str) -> Case:
         """The case of this id; DataError if there is none."""
-        row = self._rows.get(case_id)
-        if row is None:
-            raise DataError(f"there is no case {case_id!r} in this data folder.")
+        row = self._row(case_id)
         start, stop = self._history.offsets[row], self._history.offsets[row + 1]
         items = self._item_list
         return Case(
@@ -123,6 +123,15 @@ class Dataset:
             profile=dict(self._profiles[row] or ()),
             activity=self._activity[row],
         )
+
+    def next_case_id(self, case_id: str) -> str | None:
+        """`Case.next_case_id` alone, without the making of the case; DataError if there is none."""
+        return self._next[self._row(case_id)]
+
+    def _row(self, case_id: str) -> int:
+        if (row := self._rows.get(case_id)) is None:
+            raise DataError(f"there is no case {case_id!r} in this data folder.")
+        return row
 
     def case_ids(self, split: str, round: int | None = None) -> list[str]:
         """The ids of a split's cases, of one round or all, in the folder's order."""

@@ -4,7 +4,6 @@ Folders are written aside and renamed, so that a reader sees a whole folder or n
 depend on the tables alone: no clock, no host name, fixed writer options.
 """
 
-import fcntl
 import glob
 import hashlib
 import json
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from starec_ray import schemas
 from starec_ray.errors import DataError
-from starec_ray.files import failing_for, local_path, sha256_of
+from starec_ray.files import failing_for, local_path, locked, sha256_of
 
 SCHEMA_VERSION = 1
 REMEDY = "Make room, or give another --out."
@@ -140,11 +139,10 @@ def _lock(folder: Path) -> Iterator[bool]:
         try:
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another has it, or where it lies there are no locks
-            yield False
-        else:
-            yield True
+            alone = stack.enter_context(locked(descriptor))
+        except OSError:  # another has it, or has removed it
+            alone = False
+        yield alone
 
 
 def content_hash(folder: Path) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -18,8 +17,9 @@ from tenacity import (
 )
 
 from starec_ray.agent.agent import split_rationale
+from starec_ray.distill.settings import EndpointSettings
 from starec_ray.distill.teachers import CUT_OFF, Answer, Question, Record, Usage
-from starec_ray.errors import ConfigError
+from starec_ray.errors import ConfigError, STARecError
 
 # What no second try mends: a wrong key, an empty account, a model that isn't there.
 FATAL = (401, 402, 403, 404)
@@ -30,6 +30,8 @@ PASSING = (408, 409, 429)
 REFUSED = (400, 422)
 MOST_REFUSED = 3
 MOST_TOKENS = 2**31 - 1  # that a column of the table holds
+# How long an answer may become. Newer services call it by the second name, and refuse the first.
+LENGTH, NEWER_LENGTH = "max_tokens", "max_completion_tokens"
 
 
 class EmptyAnswerError(Exception):
@@ -58,30 +60,6 @@ def _passes(error: BaseException) -> bool:
     return isinstance(error, FAULTS) and not isinstance(error, CutOffError)
 
 
-@dataclass(frozen=True)
-class EndpointSettings:
-    """How an endpoint is asked.
-
-    `budget_requests` and `budget_tokens` hold for one call of the command; 0 is without limit.
-    Requests under way when a token budget is reached are still waited for. `extra_body` are more
-    fields of a request, or others in place of those that it has; None leaves a field out.
-    """
-
-    base_url: str
-    model: str
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key
-    temperature: float = 0.6
-    max_tokens: int = 2048
-    concurrency: int = 8
-    requests_per_minute: int = 0
-    tries: int = 6
-    longest_wait_s: float = 60.0
-    timeout_s: float = 300.0
-    budget_requests: int = 0
-    budget_tokens: int = 0
-    extra_body: dict[str, Any] = field(default_factory=dict)
-
-
 class EndpointTeacher:
     """Asks with bounded concurrency and rate; what fails in passing is tried again, later and
     later, as long as the endpoint asks for.
@@ -98,6 +76,12 @@ class EndpointTeacher:
         self._refused = 0
         # Servers of one's own need no key; the client insists on one.
         self._key = os.environ.get(settings.key_variable) or "none"
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The fields of each request, but for its length: an answer that fitted would fit again."""
+        fields = {"temperature": self.settings.temperature} | self.settings.extra_body
+        return {name: fields[name] for name in fields.keys() - {LENGTH, NEWER_LENGTH}}
 
     def answer(self, questions: Sequence[Question], record: Record) -> None:
         asyncio.run(self._answer_all(questions, record))
@@ -134,8 +118,8 @@ class EndpointTeacher:
             async with client, asyncio.TaskGroup() as group:
                 for question in questions:
                     group.create_task(one(question))
-        except* ConfigError as refusals:
-            raise refusals.exceptions[0] from None
+        except* STARecError as ends:
+            raise ends.exceptions[0] from None
 
     def _check_refusal(self, error: openai.APIStatusError) -> None:
         """Ends it all if the others would be refused as well."""
@@ -201,9 +185,8 @@ class EndpointTeacher:
         """Those of a request beside its model and messages."""
         settings = self.settings
         fields = {"temperature": settings.temperature, "seed": question.seed}
-        # What newer services call it; they refuse the older name.
-        if settings.extra_body.get("max_completion_tokens") is None:
-            fields["max_tokens"] = settings.max_tokens
+        if settings.extra_body.get(NEWER_LENGTH) is None:
+            fields[LENGTH] = settings.max_tokens
         fields |= settings.extra_body | _structured(question)
         return {name: value for name, value in fields.items() if value is not None}
 

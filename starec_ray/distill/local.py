@@ -1,24 +1,31 @@
 """A teacher in vLLM on the Ray cluster, through Ray Data's LLM processor."""
 
-import queue
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from starec_ray.agent.agent import split_rationale
 from starec_ray.cluster.connection import check_resources
+from starec_ray.distill.settings import LocalSettings
 from starec_ray.distill.teachers import CUT_OFF, Answer, Question, Record, Usage
-from starec_ray.errors import DeadlineError
-from starec_ray.models.resolve import check_chat_template, resolve_dtype, resolve_model
+from starec_ray.heartbeat import HeartbeatDeadline
+from starec_ray.models.resolve import (
+    check_chat_template,
+    load_tokenizer,
+    resolve_dtype,
+    resolve_model,
+)
 from starec_ray.models.tokens import prompt_ids
 
 Row = dict[str, Any]
 CPU_KV_CACHE_GIB = 2
 TOO_LONG = "prompt too long"
 SILENCE_S = 3600.0  # engines that start from a slow disk, and a batch of long thoughts
+SILENCE_REMEDY = (
+    "`ray status` tells whether they have a place, STAREC_ACTOR_LOGS=1 shows what they print; what "
+    "was answered is kept."
+)
 
 
 def in_time(answers: Iterator[Row], limit_s: float, who: str) -> Iterator[Row]:
@@ -27,48 +34,9 @@ def in_time(answers: Iterator[Row], limit_s: float, who: str) -> Iterator[Row]:
     Raises:
         DeadlineError: if none comes for `limit_s` seconds.
     """
-    came: queue.SimpleQueue[Row | BaseException | None] = queue.SimpleQueue()
-
-    def pass_on() -> None:
-        try:
-            for answer in answers:
-                came.put(answer)
-            came.put(None)
-        except BaseException as error:  # it belongs to who waits
-            came.put(error)
-
-    threading.Thread(target=pass_on, daemon=True).start()
-    while True:
-        try:
-            answer = came.get(timeout=limit_s)
-        except queue.Empty:
-            raise DeadlineError(
-                f"{who} gave no answer for {limit_s:g} s. `ray status` tells whether they have a "
-                "place, STAREC_ACTOR_LOGS=1 shows what they print; what was answered is kept."
-            ) from None
-        if answer is None:
-            return
-        if isinstance(answer, BaseException):
-            raise answer
+    next_of = HeartbeatDeadline(limit_s, SILENCE_REMEDY)
+    while (answer := next_of(who, lambda heartbeat: next(answers, None))) is not None:
         yield answer
-
-
-@dataclass(frozen=True)
-class LocalSettings:
-    """How a local model is run: `engines` of vLLM, spread over the cluster.
-
-    An engine has `gpus_per_engine` GPUs, or with 0 `cpus_per_engine` cores; None takes one GPU
-    if the cluster has any.
-    """
-
-    model: str  # a Hugging Face id, a folder, or an embedded name
-    temperature: float = 0.6
-    max_tokens: int = 2048
-    engines: int = 1
-    gpus_per_engine: int | None = None
-    cpus_per_engine: int = 2
-    batch_size: int = 16  # a batch's answers are kept when all of them are there
-    engine_settings: dict[str, Any] = field(default_factory=dict)  # more of vLLM's own
 
 
 class LocalTeacher:
@@ -81,7 +49,7 @@ class LocalTeacher:
     """
 
     def __init__(self, settings: LocalSettings) -> None:
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig
 
         self.settings = settings
         self._gpus = settings.gpus_per_engine
@@ -94,9 +62,17 @@ class LocalTeacher:
         self.usage = Usage()
         self._path = resolve_model(settings.model)
         check_chat_template(self._path)
-        self._tokenizer = AutoTokenizer.from_pretrained(self._path)
+        self._tokenizer = load_tokenizer(self._path)
         window = getattr(AutoConfig.from_pretrained(self._path), "max_position_embeddings", None)
         self._window = settings.engine_settings.get("max_model_len") or window
+
+    @property
+    def how(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "temperature": settings.temperature,
+            "engine_settings": settings.engine_settings,
+        }
 
     def answer(self, questions: Sequence[Question], record: Record) -> None:
         rows = [self._row(number, question) for number, question in enumerate(questions)]

@@ -27,6 +27,7 @@ from starec_ray.distill.screening import (
     judge_summary,
     rethink,
 )
+from starec_ray.distill.settings import DistillSettings
 from starec_ray.distill.teachers import Answer, Question, Teacher
 from starec_ray.errors import DataError
 from starec_ray.metrics import ndcg_at
@@ -35,17 +36,6 @@ from starec_ray.schemas import DISTILLED
 from starec_ray.training.traces import KEPT, trace_columns
 
 CHARACTERS_A_TOKEN = 3  # a careful guess: the teacher's tokenizer isn't known here
-
-
-@dataclass(frozen=True)
-class DistillSettings:
-    """What is asked, and what is kept."""
-
-    users: int = 200
-    min_score: float = 0.5
-    rethinks: int = 2
-    seed: int = 0
-    guided: bool = False  # replies keep to a grammar
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ def choose_cases(agent: Agent, settings: DistillSettings) -> list[str]:
         ConfigError: if the prompt of a ranking wouldn't fit: known before anything is asked.
     """
     dataset = agent.dataset
-    first = [c for c in dataset.case_ids("train", 0) if dataset.case(c).next_case_id]
+    first = [c for c in dataset.case_ids("train", 0) if dataset.next_case_id(c)]
     if not first:
         raise DataError(
             "no training user has a second case, which reflections are judged by: prepare the "
@@ -80,7 +70,7 @@ def choose_cases(agent: Agent, settings: DistillSettings) -> list[str]:
         )
     order = np.random.default_rng(settings.seed).permutation(len(first))
     chosen = [first[index] for index in order[: settings.users]]
-    follow_ups = [dataset.case(case_id).next_case_id for case_id in chosen]
+    follow_ups = [dataset.next_case_id(case_id) for case_id in chosen]
     agent.check_room([*chosen, *filter(None, follow_ups)], _count_tokens)
     return chosen
 
@@ -220,7 +210,7 @@ class Distillation:
         follow_ups: list[Task] = []
         for index in sound:
             task, reading = read[index]
-            next_case = dataset.case(task.case_id).next_case_id
+            next_case = dataset.next_case_id(task.case_id)
             assert next_case is not None
             follow_ups.append(RankTask(next_case, reading["summary"]))
         questions = [self._question(task, []) for task in follow_ups]

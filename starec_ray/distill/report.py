@@ -1,7 +1,7 @@
 """What a distillation kept and what it cost: figures, tables on the screen, a plot."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from starec_ray.plotting import BLUE, GREY, plain_frame, save_png
 from starec_ray.training.traces import KEPT
 
 SCORED = {"rank": "rankings", "reflect": "reflections, by their follow-up ranking"}
-FIRST_CASE = "/0"  # how its id ends; a user's later cases are ranked as follow-ups alone
 
 
-def summarise(traces: pa.Table) -> dict[str, Any]:
+def summarise(traces: pa.Table, cases: Sequence[str]) -> dict[str, Any]:
     """Counts and means of a `schemas.DISTILLED` table.
+
+    Args:
+        cases: the users' first ones; the later ones are ranked as follow-ups alone.
 
     Returns:
         {"traces": n, "kept": n, "tokens": {"prompt": n, "reply": n},
@@ -43,14 +45,14 @@ def summarise(traces: pa.Table) -> dict[str, Any]:
             kind: dict(sorted(counts.items(), key=lambda entry: -entry[1]))
             for kind, counts in sorted(verdicts.items())
         },
-        "ndcg": {kind: _ndcg(traces, kind) for kind in SCORED if kind in verdicts},
+        "ndcg": {kind: _ndcg(traces, kind, cases) for kind in SCORED if kind in verdicts},
     }
 
 
-def _ndcg(traces: pa.Table, kind: str) -> dict[str, float | None]:
+def _ndcg(traces: pa.Table, kind: str, cases: Sequence[str]) -> dict[str, float | None]:
     scored = traces.filter(pc.and_(pc.equal(traces["kind"], kind), pc.is_valid(traces["score"])))
     if kind == "rank":
-        scored = scored.filter(pc.ends_with(scored["case_id"], FIRST_CASE))
+        scored = scored.filter(pc.is_in(scored["case_id"], pa.array(cases, pa.string())))
     scores = scored["score"].to_numpy()
     first = scored["attempt"].to_numpy() == 0
     kept = np.asarray(scored["verdict"].to_pylist()) == KEPT
@@ -63,15 +65,20 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def write_distillation(
-    folder: Path, traces: pa.Table, asked: Mapping[str, Any], unanswered: Mapping[str, int]
+    folder: Path,
+    traces: pa.Table,
+    cases: Sequence[str],
+    asked: Mapping[str, Any],
+    unanswered: Mapping[str, int],
 ) -> dict[str, Any]:
     """Writes traces.parquet, report.json and report.png into `folder`, each whole.
 
     Args:
+        cases: as `summarise` takes them.
         asked: what the teacher was asked in this process, for the report.
         unanswered: step of the loop → questions that were left open.
     """
-    summary = summarise(traces) | {"unanswered": dict(unanswered), "this_call": dict(asked)}
+    summary = summarise(traces, cases) | {"unanswered": dict(unanswered), "this_call": dict(asked)}
     with written_whole(folder / "traces.parquet") as aside:
         pq.write_table(traces, aside, compression="zstd")
     with written_whole(folder / "report.json") as aside:

@@ -71,10 +71,17 @@ class Teacher(Protocol):
 
     A question that can't be answered is left out, its cause counted in `usage`; so are those for
     which a budget had nothing left.
+
+    Attributes:
+        how: what of its settings changes its answers, as JSON holds it: where that is another, what
+            was answered is asked anew.
     """
 
     name: str
     usage: Usage
+
+    @property
+    def how(self) -> dict[str, Any]: ...
 
     def answer(self, questions: Sequence[Question], record: Record) -> None: ...
 
@@ -88,6 +95,7 @@ class TemplateAnswers:
         self, dataset: Dataset, reply_format: ReplyFormat, popularity_weight: float
     ) -> None:
         self.usage = Usage()
+        self.how = {"popularity_weight": popularity_weight}
         self._dataset = dataset
         self._format = reply_format
         self._teacher = TemplateTeacher(

@@ -16,9 +16,9 @@ import pytest
 from starec_ray.checkpoints import store
 from starec_ray.checkpoints.checkpoints import Checkpoints
 from starec_ray.checkpoints.files import MANIFEST, fault
-from starec_ray.checkpoints.heartbeat import Heartbeat
 from starec_ray.checkpoints.store import CheckpointStore
 from starec_ray.errors import ConfigError, DeadlineError, StorageError
+from starec_ray.heartbeat import Heartbeat
 from starec_ray.progress import phase
 from tests.checkpoints.test_checkpoints import OURS, names, save, truncated
 
@@ -302,6 +302,29 @@ def test_a_run_does_not_go_on_with_the_store_of_another(address, tmp_path, told)
     with pytest.raises(ConfigError, match=r"was 4 and is 8\)"):
         ours.bring()
     assert not ours.folder.exists() and not told
+
+
+def test_the_store_tells_what_its_newest_copies_were_made_with(address, tmp_path, told):
+    """A run whose KL is turned off on the way keeps no anchor from there on."""
+
+    def goes_on(folder, **settings):
+        identity = OURS | {
+            "settings": {f"training.{key}": value for key, value in settings.items()}
+        }
+        return Checkpoints(tmp_path / folder, 2, identity, told.append, store_at(address)), identity
+
+    first, identity = goes_on("here", kl_coeff=0.01)
+    first.claim_store()
+    save(first, 1, identity=identity)
+    for kl_coeff, iteration in ((0.1, 2), (0.0, 3)):
+        later, identity = goes_on("here", kl_coeff=kl_coeff)
+        save(later, iteration, identity=identity)
+    for kl_coeff in (0.0, 0.1):
+        elsewhere, _ = goes_on(f"with {kl_coeff}", kl_coeff=kl_coeff)
+        refused = pytest.raises(ConfigError, match=r"training\.kl_coeff was 0\.0 and is 0\.1")
+        with refused if kl_coeff else contextlib.nullcontext():
+            elsewhere.bring()
+    assert not told
 
 
 def test_a_store_that_tells_of_no_run_is_named(tmp_path, told):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from starec_ray.cli import app
 from starec_ray.data.prepare import prepare
+from starec_ray.distill.settings import EndpointSettings
 from starec_ray.errors import ConfigError, DataError, STARecError, StorageError
 from tests.distill.server import TeacherServer, teacher_server
 
@@ -130,6 +131,34 @@ def test_under_other_settings_a_question_is_asked_again(films, tmp_path):
     first = distil_by_template("0.0")
     assert distil_by_template("9.0") != first
     assert distil_by_template("0.0") == first
+
+
+def test_only_what_changes_an_endpoints_answers_asks_anew(films, tmp_path):
+    def questions_at(server: TeacherServer, *options: str) -> int:
+        before = len(server.seen)
+        endpoint = ["--teacher", "small", "--base-url", server.url, "--users", "2"]
+        result = called(films, tmp_path, *endpoint, *options)
+        assert result.exit_code == 0, result.output
+        return len(server.seen) - before
+
+    with teacher_server() as server:
+        asked = questions_at(server)
+        assert asked and server.seen[0]["max_tokens"] == EndpointSettings.max_tokens
+        for same in (
+            ["--popularity-weight", "0.9"],
+            ["--engine-settings", '{"quantization": "fp8"}'],
+            ["--max-tokens", "8192"],
+            ["--extra-body", '{"max_tokens": 8192}'],
+            ["--extra-body", '{"max_completion_tokens": 8192}'],
+        ):
+            assert questions_at(server, *same) == 0
+        for other in (
+            ["--temperature", "0.1"],
+            ["--extra-body", '{"top_k": 1, "top_p": 0.5}'],
+            ["--guided"],
+        ):
+            assert questions_at(server, *other) == asked
+        assert questions_at(server, "--extra-body", '{"top_p": 0.5,"top_k": 1}') == 0
 
 
 def test_a_place_that_can_not_be_written_is_named(films, tmp_path):

@@ -12,7 +12,8 @@ from openai.types.chat import ChatCompletion
 from tenacity import RetryCallState
 
 from starec_ray.agent.tasks import SummarizeTask
-from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
+from starec_ray.distill.endpoint import EndpointTeacher
+from starec_ray.distill.settings import EndpointSettings
 from starec_ray.distill.teachers import CUT_OFF, Answer, Question
 from starec_ray.errors import ConfigError
 from tests.distill.server import BROKEN, FAULTS, SLOW_S, teacher_server
@@ -156,7 +157,7 @@ def test_a_grammar_goes_along_as_the_server_knows_it_beside_other_fields():
 )
 def test_extra_fields_take_the_place_of_others_and_null_leaves_one_out(extra, fields):
     with teacher_server() as server:
-        ask(server.url, [question(1)], extra_body=extra)
+        ask(server.url, [question(1)], extra_body=extra, max_tokens=2048)
     [request] = server.seen
     assert {k: v for k, v in request.items() if k not in ("model", "messages")} == fields
 

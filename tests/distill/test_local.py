@@ -7,9 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from starec_ray.agent.tasks import SummarizeTask
-from starec_ray.distill.local import TOO_LONG, LocalSettings, LocalTeacher, in_time
+from starec_ray.cli import app
+from starec_ray.distill.local import TOO_LONG, LocalTeacher, in_time
+from starec_ray.distill.settings import LocalSettings
 from starec_ray.distill.teachers import CUT_OFF, Answer, Question
 from starec_ray.errors import ConfigError, DeadlineError
 from starec_ray.models.tokens import prompt_ids
@@ -62,6 +65,36 @@ def test_each_question_is_answered_as_the_model_would_in_its_form_and_one_too_lo
     assert (teacher.usage.requests, teacher.usage.answers) == (5, 4 - empty.total())
 
 
+def test_under_other_engine_settings_a_question_is_asked_again(
+    films, echo_model, ray_cluster, tmp_path, monkeypatch
+):
+    asked: list[int] = []
+
+    def answers(teacher: LocalTeacher, rows):
+        asked.append(len(rows))
+        for row in rows:
+            told = {"generated_text": "<think>So it is.</think>Likes Drama."}
+            yield {**row, **told, "num_input_tokens": 9, "num_generated_tokens": 9}
+
+    monkeypatch.setattr(LocalTeacher, "_answers", answers)
+
+    def questions_with(*options: str) -> int:
+        asked.clear()
+        command = ["--data", str(films), "--out", str(tmp_path), "--teacher", str(echo_model)]
+        command += ["--users", "2", "--gpus-per-engine", "0", "--cpus-per-engine", "1"]
+        command += ["--rethinks", "0"]
+        result = CliRunner().invoke(app, ["distill", *command, *options])
+        assert result.exit_code == 0, result.output
+        return sum(asked)
+
+    questions = questions_with()
+    assert questions > 0
+    assert questions_with("--max-tokens", "8192", "--popularity-weight", "0.9") == 0
+    assert questions_with("--engine-settings", '{"quantization": "fp8"}') == questions
+    assert questions_with("--engine-settings", '{"quantization": "fp8"}') == 0
+    assert questions_with("--temperature", "0.1") == questions
+
+
 def test_engines_that_fall_silent_end_the_wait_and_those_that_fail_say_why():
     def answers(then: Callable[[], None]):
         yield {"number": 1}
@@ -71,7 +104,7 @@ def test_engines_that_fall_silent_end_the_wait_and_those_that_fail_say_why():
     never = threading.Event()
     silent = in_time(answers(lambda: never.wait() and None), 0.1, "engines of small")
     assert next(silent) == {"number": 1}
-    with pytest.raises(DeadlineError, match=r"engines of small gave no answer for 0\.1 s"):
+    with pytest.raises(DeadlineError, match=r"engines of small got no further for 0\.1 s"):
         next(silent)
 
     def fail() -> None:

@@ -14,11 +14,12 @@ from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.prompts import PromptWriter
 from starec_ray.data.dataset import Dataset, load_targets
 from starec_ray.data.prepare import prepare
-from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
+from starec_ray.distill.endpoint import EndpointTeacher
 from starec_ray.distill.journal import Journal
-from starec_ray.distill.pipeline import Distillation, DistillSettings, choose_cases
+from starec_ray.distill.pipeline import Distillation, choose_cases
 from starec_ray.distill.report import print_distillation, summarise, write_distillation
 from starec_ray.distill.screening import NO_ANSWER
+from starec_ray.distill.settings import DistillSettings, EndpointSettings
 from starec_ray.distill.teachers import Answer, TemplateAnswers, Usage
 from starec_ray.errors import ConfigError
 from starec_ray.metrics import ndcg_at
@@ -46,6 +47,12 @@ def distil(agent, films, path, server=None, **endpoint):
         cases = choose_cases(agent, settings)
         distillation = Distillation(agent, cases, load_targets(films), teacher, journal, settings)
         return distillation.run(), distillation
+
+
+@pytest.fixture(scope="module")
+def cases(agent) -> list[str]:
+    """Those that `distil` asks about."""
+    return choose_cases(agent, DistillSettings(USERS, seed=3))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +89,7 @@ def test_before_anything_is_asked_all_rankings_have_to_fit(agent):
 class SlyTeacher:
     """Thinks in control tokens."""
 
-    name = "sly"
+    name, how = "sly", {}
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -190,8 +197,8 @@ def test_what_was_kept_drops_into_the_anchor(table, agent, tmp_path):
     assert len(traces) == table["verdict"].to_pylist().count("kept") < len(table)
 
 
-def test_the_report_counts_what_the_table_holds(table, tmp_path):
-    summary = write_distillation(tmp_path, table, {"requests": 1}, {"rank again": 2})
+def test_the_report_counts_what_the_table_holds(table, cases, tmp_path):
+    summary = write_distillation(tmp_path, table, cases, {"requests": 1}, {"rank again": 2})
     assert summary["unanswered"] == {"rank again": 2}
     assert json.loads((tmp_path / "report.json").read_text()) == summary
     verdicts = summary["verdicts"]
@@ -204,7 +211,7 @@ def test_the_report_counts_what_the_table_holds(table, tmp_path):
     assert pq.read_table(tmp_path / "traces.parquet").equals(table)
 
 
-def test_the_report_counts_a_follow_up_with_its_reflection_and_not_among_the_rankings(table):
+def test_the_report_counts_a_follow_up_with_its_reflection_and_not_among_the_rankings(table, cases):
     rows = [row for row in table.to_pylist() if row["kind"] == "rank" and row["attempt"] == 0]
     follow_ups = [row for row in rows if row["case_id"].endswith("/1")]
     first = [row for row in rows if row not in follow_ups]
@@ -213,9 +220,19 @@ def test_the_report_counts_a_follow_up_with_its_reflection_and_not_among_the_ran
     def mean(rows):
         return pytest.approx(sum(row["score"] for row in rows) / len(rows), abs=1e-4)
 
-    ndcg = summarise(table)["ndcg"]
+    ndcg = summarise(table, cases)["ndcg"]
     assert ndcg["rank"]["asked"] == mean(first) != mean(rows)
     assert ndcg["rank"]["screened"] == mean([row for row in first if row["verdict"] == "kept"])
+
+
+def test_a_follow_up_is_known_by_its_case_and_not_by_how_that_is_called(table, cases):
+    names = {
+        case_id: f"case {n}" for n, case_id in enumerate(table["case_id"].unique().to_pylist())
+    }
+    place = table.schema.get_field_index("case_id")
+    renamed = pa.array([names[case_id] for case_id in table["case_id"].to_pylist()])
+    named = table.set_column(place, table.field(place), renamed)
+    assert summarise(named, [names[case_id] for case_id in cases]) == summarise(table, cases)
 
 
 def test_the_commonest_verdict_is_the_first():
@@ -227,7 +244,7 @@ def test_the_commonest_verdict_is_the_first():
         "case_id": ["u/0"] * 3,
         "attempt": [0] * 3,
     }
-    assert list(summarise(pa.table(columns))["verdicts"]["rank"].items()) == [
+    assert list(summarise(pa.table(columns), ["u/0"])["verdicts"]["rank"].items()) == [
         ("kept", 2),
         ("low score", 1),
     ]
@@ -259,8 +276,8 @@ def test_the_screen_shows_the_commonest_verdict_first_and_ndcg_times_a_hundred()
 
 
 def test_the_template_teacher_goes_the_same_way(agent, films, tmp_path):
-    table, _ = distil(agent, films, tmp_path / "j")
-    summary = summarise(table)
+    table, distillation = distil(agent, films, tmp_path / "j")
+    summary = summarise(table, distillation.cases)
     assert set(summary["verdicts"]) == {"rank", "reflect", "summarize"}
     assert summary["kept"] > USERS
     assert "malformed" not in summary["verdicts"]["rank"]
@@ -281,9 +298,9 @@ def test_the_bundled_traces_fit_the_demos_data_and_tell_how_they_were_screened(t
         assert dataset.items[targets[row["case_id"]]].title not in row["summary_before"]
 
     record = json.loads(BUNDLED_TRACES.with_suffix(".json").read_text())
-    table = pq.read_table(BUNDLED_TRACES)
+    table, cases = pq.read_table(BUNDLED_TRACES), dataset.case_ids("train", 0)
     assert {key: record[key] for key in ("verdicts", "ndcg", "tokens", "kept")} == {
-        key: summarise(table)[key] for key in ("verdicts", "ndcg", "tokens", "kept")
+        key: summarise(table, cases)[key] for key in ("verdicts", "ndcg", "tokens", "kept")
     }
 
 

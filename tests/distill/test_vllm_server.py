@@ -14,9 +14,10 @@ from starec_ray.agent.agent import Agent
 from starec_ray.agent.formats import FORMATS
 from starec_ray.agent.prompts import PromptWriter
 from starec_ray.data.dataset import Dataset, load_targets
-from starec_ray.distill.endpoint import EndpointSettings, EndpointTeacher
+from starec_ray.distill.endpoint import EndpointTeacher
 from starec_ray.distill.journal import Journal
-from starec_ray.distill.pipeline import Distillation, DistillSettings, choose_cases
+from starec_ray.distill.pipeline import Distillation, choose_cases
+from starec_ray.distill.settings import DistillSettings, EndpointSettings
 from tests.ray_nodes import free_port
 
 pytestmark = pytest.mark.engine

@@ -2,7 +2,7 @@
 
 import time
 
-from starec_ray.checkpoints.heartbeat import Heartbeat, HeartbeatDeadline
+from starec_ray.heartbeat import Heartbeat, HeartbeatDeadline
 
 
 def test_work_that_gets_further_may_take_longer_than_the_deadline():
