@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
-from ray.rllib.callbacks.utils import make_callback
 from ray.tune import PlacementGroupFactory
 
 from actors.reward_group import RewardGroup
@@ -24,18 +23,18 @@ from starec_ray.checkpoints.files import (
     FORMAT,
     LEARNERS,
     PROGRESS,
+    REFERENCE,
     fault,
     progress_of,
     write_manifest,
 )
 from starec_ray.cluster.connection import start_ray
 from starec_ray.cluster.failures import Failures
-from starec_ray.cluster.placement import actor_bundles, trial_place
-from starec_ray.cluster.start_deadline import StartDeadline
+from starec_ray.cluster.placement import trial_place
 from starec_ray.config import STARecConfig
 from starec_ray.config.identity import identity
 from starec_ray.data.dataset import Dataset
-from starec_ray.errors import ConfigError, STARecError, StorageError
+from starec_ray.errors import ConfigError, StorageError
 from starec_ray.evaluation.evaluate import evaluate_agent, evaluation_case_ids
 from starec_ray.files import local_path
 from starec_ray.models.resolve import load_tokenizer
@@ -79,28 +78,15 @@ class STARec(RLlibAlgorithm):
         self.dataset = Dataset.load(config.data_path)
         self.agent = Agent.from_config(config, self.dataset)
         self.tokenizer = load_tokenizer(config.model_path)
-        if 0 < len(config.traces) == len(trace_files(config.traces)):
+        files = trace_files(config.traces)
+        if config.anchor_epochs and 0 < len(config.traces) == len(files):
             _ = self.anchor_data  # a bad table is told of before any engine starts
         self.failures = Failures.from_config(config)
         self.identity = identity(config)
         self.shared_folder = self._shared_folder()
         start_ray({})
-        env_runner_class: Any = config.env_runner_cls
-        deadline = StartDeadline(
-            "env runner",
-            env_runner_class.__name__,
-            config.start_timeout_s,
-            actor_bundles(config)[0],
-        )
-        try:
-            with ParallelLearnerStart(config), deadline:
-                super().setup(config)
-        except IndexError as error:  # RLlib asks the first of no healthy env runners
-            assert self.env_runner_group
-            runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
-            cause = runners.start_fault()
-            runners.stop()
-            raise STARecError(f"an env runner could not start: {cause}") from error
+        with ParallelLearnerStart(config), self._env_runners_start():
+            super().setup(config)
         assert self.env_runner_group is not None and self.learner_group is not None
         self.runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
         self.learners = LearnerCalls(self.learner_group, config.update_timeout_s, self.failures)
@@ -228,6 +214,7 @@ class STARec(RLlibAlgorithm):
         """Makes the weights of now the anchor that the KL refers to."""
         self.learners("freeze_anchor")
         self.anchored = True
+        self._drop_traces()
 
     # --- the parts of an iteration -----------------------------------------------------------
 
@@ -250,6 +237,10 @@ class STARec(RLlibAlgorithm):
             batch_size=config.anchor_batch_size,
             seed=config.seed,
         )
+
+    def _drop_traces(self) -> None:
+        """Stage two doesn't learn from them, and lasts longer."""
+        vars(self).pop("anchor_data", None)
 
     @property
     def anchor_updates(self) -> int:
@@ -313,16 +304,17 @@ class STARec(RLlibAlgorithm):
         Args:
             split: "validation" or "test".
             limit: users asked, always the same ones; `config.validation_cases` by default.
+            slow_thinking: each user's round before is ranked and reflected on first, and what is
+                evaluated are the rankings with the summaries that come of it.
 
         Returns:
             {split: {"ndcg@10": …, "mrr": …, …, "malformed_rate": …}}, fractions 0 … 1.
+
+        Raises:
+            DataError: the split has no cases.
+            ConfigError: slow thinking where some user has no round before.
         """
-        make_callback(
-            "on_evaluate_start",
-            self.callbacks,
-            self.config.callbacks_on_evaluate_start,
-            kwargs={"algorithm": self, "metrics_logger": self.metrics},
-        )
+        self._call_back("on_evaluate_start")
         self.rollout_queue.settle()
         result = evaluate_agent(
             self.runners,
@@ -337,24 +329,22 @@ class STARec(RLlibAlgorithm):
         )
         means = {name: float(values.mean()) for name, values in result.metrics().items()}
         metrics = {split: means | result.malformed_rates()}
-        make_callback(
-            "on_evaluate_end",
-            self.callbacks,
-            self.config.callbacks_on_evaluate_end,
-            kwargs={
-                "algorithm": self,
-                "metrics_logger": self.metrics,
-                "evaluation_metrics": metrics,
-            },
-        )
+        self._call_back("on_evaluate_end", evaluation_metrics=metrics)
         return metrics
 
     # --- saving ------------------------------------------------------------------------------
 
     def save_model(self, folder: str | Path) -> None:
-        """Writes the model of now as safetensors with its tokenizer."""
-        # Absolute: actors have working folders of their own.
-        self.learners("save_model", str(local_path(folder).absolute()))
+        """Writes the model of now as safetensors with its tokenizer.
+
+        Args:
+            folder: one that learner 0's node sees; it is made.
+
+        Raises:
+            LearnersLostError: a learner failed, or took longer than `update_timeout_s`.
+        """
+        folder = local_path(folder).absolute()  # learners have working folders of their own
+        self.learners("save_model", str(folder))
 
     def get_state(self, components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state without the weights, and how far the run is."""
@@ -370,8 +360,12 @@ class STARec(RLlibAlgorithm):
             "identity": self.identity,
         }
 
-    def _set_progress(self, state: dict[str, Any]) -> None:
-        dropped = self.rollout_queue.forget()
+    def _set_progress(self, state: dict[str, Any], dropped: Ledger) -> None:
+        """
+        Args:
+            state: of `get_state`.
+            dropped: what was sampled ahead meanwhile, and nobody learns from.
+        """
         self._iteration = state["training_iteration"]
         self.anchored = state["anchored"]
         self.anchor_updates_done = state["anchor_updates_done"]
@@ -381,10 +375,20 @@ class STARec(RLlibAlgorithm):
         self.ledger.add(dropped)
         self.weight_version = state["weight_version"]
         self.alarms = Alarms(self.config)
+        if self.anchored:
+            self._drop_traces()
 
     def save_to_path(self, path: str | Path | None = None, **kwargs: Any) -> str:
         """RLlib's checkpoint folder with the learners' shards (all ranks) beside it, and last a
-        manifest of all that is in the folder."""
+        manifest of all that is in the folder.
+
+        Args:
+            path: a folder that all learners' nodes see.
+
+        Raises:
+            LearnersLostError: a learner failed, or took longer than `update_timeout_s`.
+            StorageError: the learners see another folder there.
+        """
         saved = super().save_to_path(path and local_path(path).absolute(), **kwargs)
         self.learners("save_checkpoint", str(Path(saved) / LEARNERS))
         if not (Path(saved) / LEARNERS).is_dir():
@@ -403,16 +407,24 @@ class STARec(RLlibAlgorithm):
         Learners that were lost (`LearnersLostError`) are started again first.
 
         Raises:
-            ConfigError: it isn't as it was written, or is of another model.
+            ConfigError: it isn't as it was written, is of another version of the program, or of
+                another model, or keeps no anchor where `kl_coeff` isn't 0.
+            LearnersLostError: a learner failed meanwhile; it may be tried again.
         """
         path = local_path(path).absolute()
         if found := fault(path):
             raise ConfigError(f"{path} is not as it was written: {found}. Take another one.")
+        progress = progress_of(path)
+        kept = (path / LEARNERS / REFERENCE).is_dir()
+        if self.config.kl_coeff > 0 and progress["anchored"] and not kept:
+            raise ConfigError(
+                f"{path} keeps no anchor to measure a KL by: it was written with kl_coeff 0. Set "
+                f"that to 0 again ({self.config.kl_coeff:g} now), or begin another run."
+            )
         dropped = self.rollout_queue.forget()  # before the learners: their weights are gone
         if self.learners.lost:
             self._rebuild_learners()
-        self._set_progress(progress_of(path))
-        self.ledger.add(dropped)
+        self._set_progress(progress, dropped)
         self.learners("load_checkpoint", str(path / LEARNERS))
         self.best_epoch.restore(path)
         self._sync_weights()
@@ -422,8 +434,7 @@ class STARec(RLlibAlgorithm):
         """Goes back to the beginning, with new learners."""
         dropped = self.rollout_queue.forget()
         self._rebuild_learners()
-        self._set_progress(self._first_state)
-        self.ledger.add(dropped)
+        self._set_progress(self._first_state, dropped)
         self.best_epoch.clear()
         self._sync_weights()
         self.learners.back()

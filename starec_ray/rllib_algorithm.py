@@ -2,6 +2,8 @@
 evaluate, and folders are shared."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,8 +11,13 @@ from typing import Any
 from pyarrow.fs import LocalFileSystem
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.utils import make_callback
 
-from starec_ray.errors import ConfigError
+from starec_ray.cluster.failures import Failures
+from starec_ray.cluster.placement import actor_bundles
+from starec_ray.cluster.start_deadline import StartDeadline
+from starec_ray.errors import ConfigError, STARecError
+from starec_ray.rollouts.sampling import RunnerPool
 
 SAVING = ".saving-"  # how folders begin that a checkpoint is written into
 
@@ -19,11 +26,41 @@ class RLlibAlgorithm(Algorithm):
     """An algorithm whose weights never come into the driver."""
 
     config: Any
+    failures: Failures  # of all actors
     shared_folder: Path  # where learners, on whichever nodes, keep something for a while
 
     def __repr__(self) -> str:
         """RLlib's, which hides the cause where a trial fails for its configuration."""
         return super().__repr__() if self.config else type(self).__name__
+
+    @contextmanager
+    def _env_runners_start(self) -> Iterator[None]:
+        """Ends env runners that aren't up within `start_timeout_s`.
+
+        Raises:
+            DeadlineError: that was so.
+            STARecError: none came up; names the cause.
+        """
+        config = self.config
+        name, bundle = config.env_runner_cls.__name__, actor_bundles(config)[0]
+        try:
+            with StartDeadline("env runner", name, config.start_timeout_s, bundle):
+                yield
+        except IndexError as error:  # RLlib asks the first of no healthy env runners
+            assert self.env_runner_group
+            runners = RunnerPool.from_config(self.env_runner_group, config, self.failures)
+            cause = runners.start_fault()
+            runners.stop()
+            raise STARecError(f"an env runner could not start: {cause}") from error
+
+    def _call_back(self, event: str, **more: Any) -> None:
+        """RLlib's callbacks of an event ("on_evaluate_end"), of the class and of the settings."""
+        make_callback(
+            event,
+            self.callbacks,
+            getattr(self.config, f"callbacks_{event}"),
+            kwargs={"algorithm": self, "metrics_logger": self.metrics, **more},
+        )
 
     def get_checkpointable_components(self) -> list:
         """None of RLlib's: the learners write their own shards (`save_to_path`)."""

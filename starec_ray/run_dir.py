@@ -8,13 +8,12 @@ tensorboard/  checkpoints/  anchored_model/  model/
 best_epoch/                      of the anchor so far, while that lasts
 """
 
-import fcntl
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from numpy.typing import ArrayLike
 
 from starec_ray.cluster.failures import FailureEvent
 from starec_ray.errors import ConfigError, DataError
-from starec_ray.files import append_line, failing_for, local_path, read_json_lines, written_whole
+from starec_ray.files import (
+    append_line,
+    failing_for,
+    local_path,
+    locked,
+    read_json_lines,
+    read_yaml,
+    written_whole,
+)
 from starec_ray.schemas import READABLE_ROLLOUTS
 
 EVALUATION = "evaluation.json"
@@ -70,7 +76,8 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing here until the block ends, or this process does.
+        """Keep other processes from writing here until the block ends, or this process does, unless
+        the storage has no locks.
 
         Raises:
             ConfigError: naming the process that holds the folder.
@@ -79,14 +86,17 @@ class RunDir:
         with failing_for(self.path, REMEDY):
             # Unbuffered: what a full disk refuses would be tried again as it is closed.
             file = open(self.path / "lock", "ab+", buffering=0)  # noqa: SIM115 - closed below
-        with file:
+        with file, ExitStack() as lock:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.enter_context(locked(file))
             except BlockingIOError:
-                file.seek(0)
+                holder = ""
+                with suppress(OSError):  # SMB lets nobody read what is locked
+                    file.seek(0)
+                    holder = file.read().decode().strip()
                 raise ConfigError(
-                    f"{self.path} is in use by process {file.read().decode().strip() or 'unknown'}"
-                    ": wait for it, end it, or give another run folder."
+                    f"{self.path} is in use by process {holder or 'unknown'}: wait for it, end it, "
+                    "or give another run folder."
                 ) from None
             with failing_for(self.path, REMEDY):
                 file.truncate(0)
@@ -100,14 +110,11 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """config.yaml; ConfigError if there is none or it isn't a mapping."""
-        try:
-            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{self.config} does not exist: {self.path} is no run.") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{self.config} is not YAML: {error}") from None
+        config = read_yaml(self.config, f"{self.config} does not exist: {self.path} is no run.")
         if not isinstance(config, dict):
             raise ConfigError(f"{self.config} holds no mapping of settings.")
+        if isinstance(run := config.get("run"), dict):
+            run.pop("mode", None)  # of a run by an earlier version; it was always "max"
         return config
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
@@ -140,40 +147,28 @@ class RunDir:
         """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
         return [line for _, line in read_json_lines(self.metrics)]
 
-    def write_rollouts(
-        self,
-        iteration: int,
-        rollouts: pa.Table,
-        *,
-        rewards: ArrayLike,
-        advantages: ArrayLike,
-        target_ranks: Sequence[int | None],
-        chosen: Sequence[str | None],
-        titles: Mapping[str, str],
-    ) -> None:
+    def write_rollouts(self, iteration: int, rollouts: pa.Table, titles: Mapping[str, str]) -> None:
         """Write what a person can read of an iteration's rollouts, schema READABLE_ROLLOUTS.
 
         Args:
-            rollouts: schema ROLLOUTS [rows]; the other columns stand beside its rows.
-            target_ranks: 1-based; None where there is none.
-            chosen: item ids of the real choices; None where not revealed.
+            rollouts: as `rollouts.collect` gives them: columns of ROLLOUTS, with reward, advantage,
+                target_rank (1-based) and chosen (an item id) beside them; the last two are null
+                where there is none.
             titles: item id to title.
         """
-        rankings = [
-            None if ranking is None else [titles[item_id] for item_id in ranking]
-            for ranking in rollouts["ranking"].to_pylist()
-        ]
         columns: dict[str, Any] = {
             "iteration": [iteration] * rollouts.num_rows,
-            "ranking": rankings,
-            "reward": np.asarray(rewards, dtype=np.float32),
-            "advantage": np.asarray(advantages, dtype=np.float32),
-            "target_rank": target_ranks,
-            "chosen": [None if item_id is None else titles[item_id] for item_id in chosen],
+            "ranking": [
+                None if ranking is None else [titles[item_id] for item_id in ranking]
+                for ranking in rollouts["ranking"].to_pylist()
+            ],
+            "chosen": [
+                None if item_id is None else titles[item_id]
+                for item_id in rollouts["chosen"].to_pylist()
+            ],
         }
-        names = READABLE_ROLLOUTS.names
         table = pa.table(
-            [columns[name] if name in columns else rollouts[name] for name in names],
+            [columns[n] if n in columns else rollouts[n] for n in READABLE_ROLLOUTS.names],
             schema=READABLE_ROLLOUTS,
         )
         self.rollouts.mkdir(exist_ok=True)

@@ -143,11 +143,14 @@ def test_a_killed_runner_comes_back_and_a_saved_run_goes_on(algo, tmp_path, monk
     assert largest_gap(tmp_path / "model", sampled_by_both(algo.runners, seed=4)) < 1e-4
 
     monkeypatch.chdir(tmp_path)
-    saved = algo.save_to_path("checkpoint")
+    algo.save_to_path("checkpoint")  # actors have working folders of their own
+    algo.save_model("of now")
+    assert (tmp_path / "of now" / "model.safetensors").exists()
     weights = algo.learners("nll", algo.anchor_data.train)
     algo.train()
     uninterrupted = algo.report
-    algo.restore_from_path(saved)
+    algo.restore_from_path("checkpoint")
+    assert "anchor_data" not in vars(algo)  # stage two doesn't learn from it
     assert algo.learners("nll", algo.anchor_data.train) == weights
     assert algo.iterations_done == done + 1
     algo.train()

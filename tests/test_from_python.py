@@ -5,21 +5,25 @@ import sys
 
 import pytest
 
+from starec_ray.agent.agent import Agent
 from starec_ray.algorithm import STARec
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError
+from tests.small_world import dataset, write_random_traces
+from tests.tiny_recipe import tiny_recipe
 
-# Its env runner has no place, so that what it is told comes after Ray was started.
+# Its env runner has no place, so that what it is told comes after Ray was started. Its traces are
+# too long to learn from, which is nothing to a run without a stage one.
 SCRIPT = """
 import sys
 from starec_ray.config import STARecConfig
 
-data, model = sys.argv[1:]
+data, model, traces = sys.argv[1:]
 (
     STARecConfig()
     .data(path=data)
-    .model(name=model, dtype="float32", max_model_len=512)
-    .anchor(anchor_epochs=0)
+    .model(name=model, dtype="float32", max_model_len=512, max_rank_tokens=2)
+    .anchor(anchor_epochs=0, traces=[traces])
     .env_runners(num_cpus_per_env_runner=1000)
     .fault_tolerance(start_timeout_s=3)
     .build_algo()
@@ -55,9 +59,13 @@ def test_none_is_no_evaluation_during_training():
 
 
 @pytest.mark.engine
-def test_an_algorithm_starts_ray_where_nobody_did(small_world, tiny_model):
+def test_an_algorithm_starts_ray_where_nobody_did(small_world, tiny_model, tmp_path):
+    agent = Agent.from_config(
+        tiny_recipe(small_world, tiny_model, None).config, dataset(small_world)
+    )
+    traces = write_random_traces(tmp_path / "t.parquet", agent, 8)
     process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(small_world), str(tiny_model)],
+        [sys.executable, "-c", SCRIPT, str(small_world), str(tiny_model), str(traces)],
         capture_output=True,
         text=True,
         timeout=300,

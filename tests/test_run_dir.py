@@ -20,6 +20,12 @@ from starec_ray.files import written_whole
 from starec_ray.run_dir import EVALUATION, RunDir, flatten
 from starec_ray.schemas import READABLE_ROLLOUTS
 
+SAID = {  # of the rollouts below
+    "reward": pa.array([1.0, -1.0, 0.5], pa.float32()),
+    "advantage": pa.array([0.7, -0.7, 0.0], pa.float32()),
+    "target_rank": pa.array([1, 2, None], pa.int16()),
+    "chosen": pa.array(["1", "1", None]),
+}
 TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}
 
 
@@ -59,15 +65,10 @@ def rollout_table() -> pa.Table:
 
 
 def write_rollouts(run: RunDir, iteration: int) -> None:
-    run.write_rollouts(
-        iteration,
-        rollout_table(),
-        rewards=np.array([1.0, -1.0, 0.5]),
-        advantages=np.array([0.7, -0.7, 0.0]),
-        target_ranks=[1, 2, None],
-        chosen=["1", "1", None],
-        titles=TITLES,
-    )
+    table = rollout_table()
+    for name, values in SAID.items():
+        table = table.append_column(name, values)
+    run.write_rollouts(iteration, table, TITLES)
 
 
 def test_the_configuration_comes_back_as_written(tmp_path) -> None:
@@ -75,6 +76,22 @@ def test_the_configuration_comes_back_as_written(tmp_path) -> None:
     config = {"model": "a/b", "lr": 1e-6, "reward_shape": "tiers", "attributes": ["year", "tags"]}
     run.write_config(config)
     assert RunDir(run.path, create=False).read_config() == config
+
+
+def test_a_configuration_of_an_earlier_version_is_read_without_what_is_gone(tmp_path) -> None:
+    run = RunDir(tmp_path)
+    run.write_config({"run": {"seed": 1, "mode": "max"}, "training": {"mode": "kept"}})
+    assert run.read_config() == {"run": {"seed": 1}, "training": {"mode": "kept"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"run: {", "is not YAML"), (b"run: \xff", "is not YAML in UTF-8"), (b"- 1", "no mapping")],
+)
+def test_a_damaged_configuration_is_named(tmp_path, content, told) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"config\.yaml .*{told}"):
+        RunDir(tmp_path).read_config()
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path) -> None:

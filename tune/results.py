@@ -1,5 +1,8 @@
 """What a sweep found: a table of the trials, the best one's recipe and model, plots."""
 
+import csv
+import io
+import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,8 +19,9 @@ from rich.table import Table
 
 from starec_ray.algorithm import MODEL
 from starec_ray.cluster.actor_logs import HEADING
-from starec_ray.config.fields import RunSettings, attribute_of
+from starec_ray.config.fields import attribute_of
 from starec_ray.config.recipe import Recipe, with_values
+from starec_ray.config.run_settings import RunSettings
 from starec_ray.errors import STARecError
 from starec_ray.files import put_in_place, written_whole
 from starec_ray.plotting import BLUE, GREY, plain_frame, save_png
@@ -66,7 +70,7 @@ def read_trials(grid: ResultGrid, space: Space, run: RunSettings) -> list[Trial]
         # A result has no settings of a trial that failed before it reported any.
         settings = grid._experiment_analysis.trials[place].config
         history = result.metrics_dataframe
-        checkpoint, then = _best_checkpoint(result, path, run.mode)
+        checkpoint, then = _best_checkpoint(result, path)
         if then and space.settings.scheduler == "pbt":
             settings = then["config"]
         trials.append(
@@ -90,10 +94,10 @@ def _place(experiment_tag: str) -> int:
     return int(experiment_tag.partition("_")[0])
 
 
-def _best_checkpoint(result: Result, path: str, mode: str) -> tuple[Path | None, dict[str, Any]]:
+def _best_checkpoint(result: Result, path: str) -> tuple[Path | None, dict[str, Any]]:
     """The best of those that are kept, and what its trial had reported when it was made."""
     kept = [
-        (score if mode == "max" else -score, Path(checkpoint.path), metrics)
+        (score, Path(checkpoint.path), metrics)
         for checkpoint, metrics in result.best_checkpoints or []
         if (score := _at(metrics, path)) is not None
     ]
@@ -102,7 +106,7 @@ def _best_checkpoint(result: Result, path: str, mode: str) -> tuple[Path | None,
     return checkpoint, then
 
 
-def best_of(trials: Sequence[Trial], mode: str) -> Trial:
+def best_of(trials: Sequence[Trial]) -> Trial:
     """The trial whose checkpoint is best.
 
     Raises:
@@ -112,14 +116,14 @@ def best_of(trials: Sequence[Trial], mode: str) -> Trial:
     if not scored:
         causes = "; ".join(sorted({trial.cause for trial in trials if trial.cause}))
         raise STARecError(f"no trial came to a checkpoint: {causes or 'none was finished'}")
-    return (max if mode == "max" else min)(scored, key=lambda trial: trial.score or 0.0)
+    return max(scored, key=_rank)
 
 
 def write_results(trials: Sequence[Trial], recipe: Recipe, out: Path, console: Console) -> None:
     """Shows the table and writes trials.csv, sweep.png, best.yaml and best_model/ into `out`."""
     run = recipe.run
     write_table(trials, run, out, console)
-    best = best_of(trials, run.mode)
+    best = best_of(trials)
     assert best.checkpoint
     with written_whole(out / BEST_RECIPE) as aside:
         alone = {STORAGE: ""} if run.checkpoint_storage else {}
@@ -155,31 +159,24 @@ def _table(trials: Sequence[Trial], run: RunSettings) -> Table:
     for heading in (run.metric, "best seen", "iterations"):
         table.add_column(heading, justify="right")
     table.add_column("failed")
-    order = sorted(trials, key=lambda t: _rank(t, run.mode))
-    for trial in order:
-        seen = (max if run.mode == "max" else min)(trial.scores, default=None)
+    for trial in sorted(trials, key=_rank, reverse=True):
         table.add_row(
             trial.name,
             *(escape(_short(value)) for value in trial.values.values()),
             _percent(trial.score),
-            _percent(seen),
+            _percent(max(trial.scores, default=None)),
             str(trial.iterations),
             escape(trial.cause),
         )
     return table
 
 
-def _rank(trial: Trial, mode: str) -> float:
-    """Best first, without a score last."""
-    if trial.score is None:
-        return float("inf")
-    return -trial.score if mode == "max" else trial.score
+def _rank(trial: Trial) -> float:
+    """By which the best is highest, and those without a score lowest."""
+    return -math.inf if trial.score is None else trial.score
 
 
 def _csv(trials: Sequence[Trial], metric: str) -> str:
-    import csv
-    import io
-
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["trial", *trials[0].values, metric, "iterations", "checkpoint", "failed"])

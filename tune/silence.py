@@ -50,6 +50,7 @@ class Silence(tune.Callback):
         self._silence_s = silence_s
         self._start_s = start_s
         self._bundles = bundles
+        self.ended: set[str] = set()  # trials
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
         self._heard: dict[str, float] = {}  # trial → when
@@ -75,7 +76,7 @@ class Silence(tune.Callback):
                 self._moved = now
                 if now - self._heard.setdefault(trial.trial_id, now) > self._silence_s:
                     self._heard[trial.trial_id] = now
-                    _end(trial, self._silence_s)
+                    self._end(trial)
         waiting = [trial.trial_id for trial in trials if trial.status == Trial.PENDING]
         if waiting and now - self._moved > self._start_s:
             raise DeadlineError(
@@ -105,7 +106,19 @@ class Silence(tune.Callback):
             if time.monotonic() - self._begun > self._silence_s:
                 for trial in self._trials:
                     if _is_saving(trial):
-                        _end(trial, self._silence_s)
+                        self._end(trial)
+
+    def _end(self, trial: Trial) -> None:
+        self.ended.add(trial.trial_id)
+        Console(stderr=True).print(
+            f"[yellow]trial {trial.trial_id} was ended:[/] it reported nothing for "
+            f"{self._silence_s:g} s, on {trial.node_ip}. `starec tune … --resume` takes it up "
+            "again.",
+            soft_wrap=True,
+            highlight=False,
+        )
+        if actor := trial.temporary_state.ray_actor:
+            ray.kill(actor)  # Tune then finds it failed
 
 
 def _is_saving(trial: Trial) -> bool:
@@ -113,14 +126,3 @@ def _is_saving(trial: Trial) -> bool:
     saving: Any = trial.temporary_state.saving_to
     future = getattr(saving, "future", None)
     return bool(future) and not ray.wait([future], timeout=0)[0]
-
-
-def _end(trial: Trial, silence_s: float) -> None:
-    Console(stderr=True).print(
-        f"[yellow]trial {trial.trial_id} was ended:[/] it reported nothing for {silence_s:g} s, on "
-        f"{trial.node_ip}. `starec tune … --resume` takes it up again.",
-        soft_wrap=True,
-        highlight=False,
-    )
-    if actor := trial.temporary_state.ray_actor:
-        ray.kill(actor)  # Tune then finds it failed

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from ray import tune
 
+from starec_ray.checkpoints.changes import KL
+from starec_ray.config.checks import Range, check_number
 from starec_ray.config.fields import SECTIONS, attribute_of
 from starec_ray.config.recipe import Recipe, build, checked, with_values
 from starec_ray.errors import ConfigError
+from starec_ray.files import read_yaml
 
 # Name → (what makes it, how many numbers it takes; None: a list of values).
 DOMAINS: dict[str, tuple[Callable[..., Any], int | None]] = {
@@ -31,8 +33,12 @@ DOMAINS: dict[str, tuple[Callable[..., Any], int | None]] = {
 }
 LISTS = {name for name, (_, numbers) in DOMAINS.items() if numbers is None}
 SEED = "run.seed"  # of the section `run` the one that is a trial's own
-KL = "training.kl_coeff"
 CHANGE_WITHIN_A_TRIAL = ("training.", "rewards.")
+SWEEP_RANGES = {
+    "num_samples": Range(1, whole=True),
+    "grace_iterations": Range(1, whole=True),
+    "max_concurrent": Range(0, whole=True),
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,8 @@ class SweepSettings:
     max_concurrent: int = 0
 
     def __post_init__(self) -> None:
-        for name, lowest in {"num_samples": 1, "grace_iterations": 1, "max_concurrent": 0}.items():
-            if (value := getattr(self, name)) < lowest:
-                raise ConfigError(f"sweep.{name} is {value}; it must be {lowest} or more.")
+        for name, allowed in SWEEP_RANGES.items():
+            check_number(f"sweep.{name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True)
@@ -94,16 +99,7 @@ def load_space(path: str | Path, recipe: Recipe) -> Space:
         ConfigError: names the file, the key, what was found and what is allowed; also if a value
             of the space makes the recipe invalid.
     """
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"there is no search space {path}; ready ones lie in recipes/spaces/."
-        ) from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder: give the search space's file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML in UTF-8: {error}") from None
+    given = read_yaml(path, f"there is no search space {path}; ready ones lie in recipes/spaces/.")
     sections = given if isinstance(given, dict) else {}
     sweep = sections.get("sweep") or {}
     if not isinstance(sections.get("space"), dict) or not isinstance(sweep, dict):

@@ -18,6 +18,7 @@ from ray.tune.search import (
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
+from starec_ray.checkpoints.changes import changes
 from starec_ray.cluster.connection import check_resources, start_ray
 from starec_ray.cluster.placement import trial_place
 from starec_ray.config import STARecConfig
@@ -28,10 +29,11 @@ from starec_ray.config.recipe import (
     Recipe,
     build,
     resolved_sections,
+    sections_of,
     with_values,
 )
 from starec_ray.errors import ConfigError
-from starec_ray.files import written_whole
+from starec_ray.files import read_yaml, written_whole
 from starec_ray.jobs.inputs import check_before_start
 from starec_ray.jobs.train import train
 from starec_ray.run_dir import RunDir
@@ -39,7 +41,7 @@ from tune.population import KEPT, population
 from tune.results import STORAGE, Trial, read_trials, write_results, write_table
 from tune.silence import Silence, longest_silence_s, longest_start_s
 from tune.space import SEED, Space, SweepSettings
-from tune.trial import SweepTrial, metric_path, with_settings
+from tune.trial import Restarts, SweepTrial, metric_path, with_settings
 
 BEGUN = "sweep.yaml"  # the recipe and the space that a sweep was begun with
 TRIALS = "trials"  # Tune's own folder
@@ -63,7 +65,7 @@ def sweep(
 
     Args:
         recipe: what the trials share; `run.iterations` is the length of the longest trial,
-            `run.metric` and `run.mode` are what trials are judged by.
+            `run.metric` is what trials are judged by.
         resume: resume a stopped sweep: finished trials aren't run again, and what is given for
             actors, deadlines and limits holds for the others. Tune unpickles files in its folder,
             which may run any code: resume only folders of your own.
@@ -99,11 +101,12 @@ def sweep(
         silence = Silence(
             longest_silence_s(config), longest_start_s(config), trial_place(config).bundles
         )
+        watching = (silence, Restarts(silence.ended))
         if not state:
-            tuner = _tuner(varied, recipe, space, folder.path, silence)
+            tuner = _tuner(varied, recipe, space, folder.path, *watching)
         else:
             # All that Tune restores but the trials is what this one writes.
-            _tuner(varied, recipe, space, folder.path, silence, _NotAnew(state))
+            _tuner(varied, recipe, space, folder.path, *watching, _NotAnew(state))
             given = {name: varied[name] for name in varied.keys() - space.domains().keys()}
             kind = with_settings(SweepTrial, given)
             tuner = tune.Tuner.restore(str(trials), kind, resume_errored=True, param_space=varied)
@@ -139,14 +142,10 @@ def _check_begun(begun: Path, wanted: dict[str, dict[str, Any]], *, resume: bool
         )
     if not resume:
         return
-    before = _compared(yaml.safe_load(begun.read_text(encoding="utf-8")))
-    now = _compared(wanted)
-    changed = [
-        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for key in before | now
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
+    given = read_yaml(begun, f"{begun} does not exist.")
+    before, now = _compared(sections_of(given, begun)), _compared(wanted)
+    none = dict.fromkeys(before | now)  # a field of the space may be there no longer, or only now
+    if changed := changes(none | before, none | now):
         raise ConfigError(
             f"{begun.parent} was begun with another recipe or space: {'; '.join(changed)}. Give "
             "the values that it was begun with (KEY=VALUE replaces a recipe's), or begin another "
@@ -249,7 +248,7 @@ def _tuner(
         param_space=varied,
         tune_config=tune.TuneConfig(
             metric=metric_path(run.metric),
-            mode=run.mode,
+            mode="max",
             num_samples=settings.num_samples,
             scheduler=schedulers[settings.scheduler](),
             search_alg=searcher(settings, run.seed),
@@ -262,7 +261,7 @@ def _tuner(
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=KEPT if settings.scheduler == "pbt" else 1,
                 checkpoint_score_attribute=metric_path(run.metric),
-                checkpoint_score_order=run.mode,
+                checkpoint_score_order="max",
                 checkpoint_frequency=run.checkpoint_every,
                 checkpoint_at_end=True,
             ),

@@ -1,10 +1,13 @@
 """STARec as a sweep runs it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from ray import tune
+from ray.tune.experiment import Trial
+
 from starec_ray.algorithm import STARec
-from starec_ray.training.recovery import Recovery
+from starec_ray.training.recovery import MOST_REPEATED_LOSSES, Recovery
 
 
 def metric_path(metric: str) -> str:
@@ -14,7 +17,8 @@ def metric_path(metric: str) -> str:
 
 class SweepTrial(STARec):
     """A trial that goes on from its newest checkpoint where its learners are lost, as
-    `starec train` does, and whose best checkpoint Tune can tell."""
+    `starec train` does, and whose best checkpoint Tune can tell. Where they are lost while it is
+    saved or restored, Tune starts it again: see `Restarts`."""
 
     def setup(self, config: Any) -> None:
         super().setup(config)
@@ -38,6 +42,29 @@ class SweepTrial(STARec):
             self.start_over()
         else:
             self.restore(self._newest)
+
+
+class Restarts(tune.Callback):
+    """Has Tune start a trial again, from its newest checkpoint, that fails while it is saved or
+    restored, `MOST_REPEATED_LOSSES` - 1 times in all. What else ends a trial would end it again: it
+    can't be set up, has collapsed, or its learners were lost too often.
+
+    Tune's `FailureConfig` has one limit for all of that. This one holds for the next event, the one
+    that a step of Tune's handles.
+
+    Args:
+        ended: trials that aren't started again.
+    """
+
+    def __init__(self, ended: Collection[str]) -> None:
+        self._ended = ended
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        for trial in trials:
+            once_more = trial.num_failures < MOST_REPEATED_LOSSES - 1
+            between = trial.is_saving or trial.is_restoring
+            again = once_more and between and trial.trial_id not in self._ended
+            trial.max_failures = trial.num_failures + again
 
 
 def with_settings(kind: Any, settings: Mapping[str, Any]) -> type:

@@ -72,7 +72,7 @@ class Agent:
         writer = PromptWriter(
             FORMATS[config.reply_format],
             config.item_attributes,
-            max((item.popularity for item in dataset.items.values()), default=0),
+            dataset.most_popular,
             config.think_before_ranking,
         )
         reply_room = max(config.max_rank_tokens, config.max_reflect_tokens)

@@ -45,7 +45,6 @@ class TemplateTeacher:
         if "likeness" in self.attributes:  # the digit counts them, shown in words or not
             self.attributes |= {"tags", "people"}
         self.popularity_weight = popularity_weight
-        self.most_popular = max((i.popularity for i in dataset.items.values()), default=0)
         self._bounds = self._calibrate()
 
     def rank(self, task: RankTask) -> dict[str, Any]:
@@ -91,7 +90,7 @@ class TemplateTeacher:
         ]
 
     def _level(self, item: Item) -> int:
-        return popularity_level(item.popularity, self.most_popular)
+        return popularity_level(item.popularity, self.dataset.most_popular)
 
     def _calibrate(self) -> NDArray[np.floating]:
         """The highest score of each grade but the top one: float64 [TOP_GRADE], ascending."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from starec_ray.checkpoints.changes import changes_of_a_run
 from starec_ray.checkpoints.files import MANIFEST, fault, progress_of, sync
 from starec_ray.checkpoints.store import ITERATION, CheckpointStore
 from starec_ray.errors import ConfigError, StorageError
@@ -221,7 +222,8 @@ class Checkpoints:
     def _copy(self, store: CheckpointStore) -> None:
         """What fails is tried again with the next one: the run can go on without."""
         try:
-            self._check_owner(store)
+            if self._check_owner(store) != self._identity:
+                store.claim(self._identity)  # what the copies from here on are made with
             for path in self.sound():
                 store.put(path)
             for name in sorted(self._let_go):
@@ -230,18 +232,20 @@ class Checkpoints:
         except Exception as error:  # each kind of store has its own
             self._tell(f"{store.address} has no copy of the newest checkpoint yet: {error}")
 
-    def _check_owner(self, store: CheckpointStore) -> None:
-        """
+    def _check_owner(self, store: CheckpointStore) -> Any:
+        """Whose it is, as far as that is told.
+
         Raises:
             ConfigError: it is another run's.
         """
         if self._identity is None or (owner := store.owner()) is None:
-            return
+            return None
         if others := _differences(owner, self._identity):
             raise ConfigError(
                 f"{store.address} is another run's ({'; '.join(others)}): bring back what changed, "
                 "or give this run a run.checkpoint_storage of its own."
             )
+        return owner
 
     def _clear_parts(self) -> None:
         """Removes what runs that were killed here had begun, and what takes up its room."""
@@ -282,9 +286,4 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name, sha in now["inputs"].items()
         if saved["inputs"].get(name) != sha
     ]
-    settings = [
-        f"{key} was {saved['settings'][key]!r} and is {value!r}"
-        for key, value in now["settings"].items()
-        if saved["settings"].get(key, value) != value
-    ]
-    return inputs + settings
+    return inputs + changes_of_a_run(saved["settings"], now["settings"])

@@ -180,6 +180,20 @@ def check_fields(config: Any) -> None:
     _check_ranking(config)
 
 
+def check_number(name: str, value: Any, allowed: Range) -> None:
+    """Raises ConfigError, which names it, if a value is no number of a range."""
+    why = f" ({allowed.why})" if allowed.why else ""
+    if not isinstance(value, SupportsFloat) or not math.isfinite(value):
+        may_be = "a finite number"
+    elif allowed.whole and not isinstance(value, numbers.Integral):
+        may_be = "a whole number"
+    elif value not in allowed:
+        may_be = f"{allowed}{why}"
+    else:
+        return
+    raise ConfigError(f"{name} is {value!r}; it must be {may_be}.")
+
+
 def _check_unused(config: Any) -> None:
     defaults = type(config)()
     for field, instead in RLLIB_UNUSED.items():
@@ -196,14 +210,7 @@ def _check_numbers(config: Any) -> None:
         if getattr(config, field) not in choices:
             raise _wrong(config, field, f"it may be one of: {', '.join(map(str, choices))}")
     for field, allowed in RANGES.items():
-        value = getattr(config, field)
-        if not isinstance(value, SupportsFloat) or not math.isfinite(value):
-            raise _wrong(config, field, "it must be a finite number.")
-        if allowed.whole and not isinstance(value, numbers.Integral):
-            raise _wrong(config, field, "it must be a whole number.")
-        if value not in allowed:
-            why = f" ({allowed.why})" if allowed.why else ""
-            raise _wrong(config, field, f"it must be {allowed}{why}.")
+        check_number(field, getattr(config, field), allowed)
 
 
 def _check_training(config: Any) -> None:

@@ -13,31 +13,25 @@ from typing import Any
 import ray
 import yaml
 
+from starec_ray.checkpoints.changes import changes_of_a_run
 from starec_ray.config import STARecConfig
-from starec_ray.config.checks import RLLIB_UNUSED
-from starec_ray.config.fields import (
-    RUN_LOWEST,
-    SECTIONS,
-    RunSettings,
-    attribute_of,
-    known_fields,
-    type_words,
-)
+from starec_ray.config.checks import RLLIB_UNUSED, check_number
+from starec_ray.config.fields import SECTIONS, attribute_of, known_fields, type_words
+from starec_ray.config.run_settings import RUN_RANGES, RunSettings
 from starec_ray.errors import ConfigError
+from starec_ray.files import read_yaml
 
 # What a run that goes on may change, and what of the section run it may not.
 FREE_SECTIONS = {"env_runners", "learners", "evaluation", "fault_tolerance"}
-KL = "kl_coeff"
 FREE = {
     "data.path",  # of this and the next one the contents are compared (config/identity.py)
     "anchor.traces",
     "model.dtype",
     "anchor.anchor_lr",
     "training.lr",
-    f"training.{KL}",
     "rewards.num_reward_actors",
 }
-FIXED_OF_RUN = {"seed", "metric", "mode"}  # the scores of its checkpoints are by these
+FIXED_OF_RUN = {"seed", "metric"}  # the scores of its checkpoints are by these
 
 # What run.ray may set; Ray has settings for experts besides, whose names begin with "_".
 RAY_SETTINGS = inspect.signature(ray.init).parameters.keys() - {
@@ -69,20 +63,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: no such file, not YAML, an unknown section or key (the nearest is named),
             or a value of the wrong type.
     """
-    try:
-        sections = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise ConfigError(f"there is no recipe {path}; ready ones lie in recipes/.") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder: give the recipe's file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML in UTF-8: {error}") from None
-    if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
-        raise ConfigError(f"{path}: a recipe holds sections ({_known_sections()}) of key: value.")
-    sections = {name: dict(keys) for name, keys in sections.items()}
+    given = read_yaml(path, f"there is no recipe {path}; ready ones lie in recipes/.")
+    sections = sections_of(given or {}, path)
     for override in overrides:
         _override(sections, override)
     return build(sections)
+
+
+def sections_of(given: Any, path: str | Path) -> dict[str, dict[str, Any]]:
+    """What the YAML file at a path holds, section by section.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    if not isinstance(given, dict) or not all(isinstance(s, dict) for s in given.values()):
+        raise ConfigError(f"{path} doesn't hold sections ({_known_sections()}) of key: value.")
+    return {name: dict(keys) for name, keys in given.items()}
 
 
 def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
@@ -100,9 +96,8 @@ def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:
             run = dataclasses.replace(run, **keys)
         else:
             getattr(config, section)(**keys)
-    for name, lowest in RUN_LOWEST.items():
-        if getattr(run, name) < lowest:
-            raise ConfigError(f"run.{name} is {getattr(run, name)}; it must be {lowest} or more.")
+    for name, allowed in RUN_RANGES.items():
+        check_number(f"run.{name}", getattr(run, name), allowed)
     _check_ray_settings(run.ray)
     config.debugging(seed=run.seed)
     config.validate()
@@ -158,7 +153,8 @@ def resolved_sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def fixed_keys(sections: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run may not change as it goes on, "section.key" → value, of `resolved_sections`.
+    """What a run may not change as it goes on, "section.key" → value, of `resolved_sections`; two
+    of these only within limits, see `changes_of_a_run`.
 
     How long it runs, how fast it learns, in which dtype (another machine may be fast at another),
     where its inputs lie, what it evaluates, its actors, ZeRO's stage, the deadlines and the alarms'
@@ -176,14 +172,7 @@ def fixed_keys(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What a run that goes on may not change between two `resolved_sections`, one text a key."""
-    old, new = fixed_keys(before), fixed_keys(now)
-    if not before.get("training", {}).get(KL, 1.0):  # it kept no anchor to measure it by
-        old[f"training.{KL}"], new[f"training.{KL}"] = 0.0, now["training"][KL]
-    return [
-        f"{key} was {old[key]!r} and is {value!r}"
-        for key, value in new.items()
-        if key in old and old[key] != value
-    ]
+    return changes_of_a_run(fixed_keys(before), fixed_keys(now))
 
 
 def _check_ray_settings(given: Mapping[str, Any]) -> None:

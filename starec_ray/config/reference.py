@@ -6,15 +6,9 @@ from typing import Any
 
 from docstring_parser import parse
 
-from starec_ray.config.checks import ONE_OF, RANGES, Range
-from starec_ray.config.fields import (
-    RUN_LOWEST,
-    RunSettings,
-    attribute_of,
-    known_fields,
-    section_method,
-    type_words,
-)
+from starec_ray.config.checks import ONE_OF, RANGES
+from starec_ray.config.fields import attribute_of, known_fields, section_method, type_words
+from starec_ray.config.run_settings import RUN_RANGES, RunSettings
 from starec_ray.config.starec_config import STARecConfig
 
 
@@ -107,9 +101,7 @@ def _allowed(attribute: str, wanted: Any) -> str:
     if choices := ONE_OF.get(attribute) or _literals(wanted):
         return ", ".join(f"`{choice}`" for choice in choices)
     names = type_words(wanted).replace("true or false", "`true`, `false`")
-    numbers = RANGES.get(attribute)
-    if attribute in RUN_LOWEST:
-        numbers = Range(RUN_LOWEST[attribute])
+    numbers = (RANGES | RUN_RANGES).get(attribute)
     return f"{names}, {numbers}" if numbers else names
 
 

@@ -66,9 +66,7 @@ def evaluation_case_ids(
     Raises:
         DataError: if the split has no cases.
     """
-    last = [
-        case_id for case_id in dataset.case_ids(split) if not dataset.case(case_id).next_case_id
-    ]
+    last = [case_id for case_id in dataset.case_ids(split) if not dataset.next_case_id(case_id)]
     if not last:
         raise DataError(f"the data folder has no cases of the split {split!r} to evaluate on.")
     if limit is None or limit >= len(last):
@@ -204,7 +202,7 @@ def earlier_cases(dataset: Dataset, case_ids: Sequence[str]) -> dict[str, str]:
     earlier = {}
     for split in dict.fromkeys(dataset.case(case_id).split for case_id in case_ids):
         for case_id in dataset.case_ids(split):
-            following = dataset.case(case_id).next_case_id
+            following = dataset.next_case_id(case_id)
             if following is not None:
                 earlier[following] = case_id
     alone = [case_id for case_id in case_ids if case_id not in earlier]

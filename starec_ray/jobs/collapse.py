@@ -43,5 +43,5 @@ def _is_from_before(algo: STARec, progress: Mapping[str, Any]) -> bool:
     if algo.stage == "anchor":
         return True
     measured_after = algo.training_iteration - max(0, algo.alarms.skipped_in_a_row - 1)
-    anchored = progress["anchor_updates_done"] >= algo.anchor_updates
+    anchored = progress["anchored"] or not algo.config.anchor_epochs
     return anchored and progress["training_iteration"] < measured_after

@@ -45,9 +45,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     if not dataset.case_ids("train"):
         raise DataError(f"{config.data_path} has no training cases.")
     reflects = run.iterations and config.reflect_share
-    if reflects and not any(
-        dataset.case(case_id).next_case_id for case_id in dataset.case_ids("train")
-    ):
+    if reflects and not any(map(dataset.next_case_id, dataset.case_ids("train"))):
         raise ConfigError(
             f"training.reflect_share is {config.reflect_share:g}, but no training user of "
             f"{config.data_path} has a second case, which reflections are judged by: prepare the "

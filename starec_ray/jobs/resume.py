@@ -9,7 +9,7 @@ from rich.console import Console
 from starec_ray.checkpoints.checkpoints import Checkpoints
 from starec_ray.checkpoints.files import LEARNERS, REFERENCE, progress_of
 from starec_ray.checkpoints.store import CheckpointStore
-from starec_ray.config.recipe import Recipe, changed_keys, resolved_sections
+from starec_ray.config.recipe import Recipe, changed_keys, resolved_sections, sections_of
 from starec_ray.errors import ConfigError
 from starec_ray.files import put_in_place
 from starec_ray.run_dir import EVALUATION, RunDir
@@ -49,7 +49,8 @@ def starting_point(
             _check_is_nobodys(checkpoints.store)
         return None
     begun = run.config.exists()
-    if begun and (changed := changed_keys(run.read_config(), resolved_sections(recipe))):
+    before = sections_of(run.read_config(), run.config) if begun else {}
+    if changed := changed_keys(before, resolved_sections(recipe)):
         raise ConfigError(
             f"{run.path} was begun with another recipe: {'; '.join(changed)}. Resume it with "
             f"its own ({run.config}), or start another run."

@@ -21,12 +21,17 @@ def reflect_tasks(
     share leaves over in one `iteration` (0 …) is made up in a later one.
 
     Each reflects on the first rollout of its group: one honest sample of what the agent
-    predicts, known without a look at the rewards. `ranked` and `scores` are row by row.
+    predicts, known without a look at the rewards.
+
+    Args:
+        ranked: ROLLOUTS [rows] of `rank_tasks`; their column `task` counts these.
+        scores: SCORES [rows], beside them.
+        share: 0 … 1.
     """
     able = [
         number
         for number, task in enumerate(rank_tasks)
-        if dataset.case(task.case_id).next_case_id is not None
+        if dataset.next_case_id(task.case_id) is not None
     ]
     before, after = (round(share * len(rank_tasks) * i) for i in (iteration, iteration + 1))
     size = min(len(able), after - before)
@@ -47,7 +52,7 @@ def reflect_tasks(
 def follow_up_tasks(reflected: pa.Table, dataset: Dataset) -> list[RankTask]:
     """The ranking that each new summary makes possible: the same user's next case."""
     return [
-        RankTask(str(dataset.case(case_id).next_case_id), summary)
+        RankTask(str(dataset.next_case_id(case_id)), summary)
         for case_id, summary in zip(
             reflected.column("case_id").to_pylist(),
             reflected.column("summary").to_pylist(),
@@ -58,7 +63,12 @@ def follow_up_tasks(reflected: pa.Table, dataset: Dataset) -> list[RankTask]:
 
 def reflection_rewards(reflected: pa.Table, follow_scores: pa.Table) -> np.ndarray:
     """The follow-up's reward, float32 [rows]; that of a malformed ranking for a reflection that
-    left no summary."""
+    left no summary.
+
+    Args:
+        reflected: ROLLOUTS [rows], of reflections.
+        follow_scores: SCORES [rows], of the ranking made with each one's summary.
+    """
     rewards = follow_scores.column("reward").to_numpy().astype(np.float32)
     malformed = reflected.column("malformed").to_numpy(zero_copy_only=False)
     return np.where(malformed, np.float32(MALFORMED), rewards)

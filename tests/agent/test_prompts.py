@@ -30,6 +30,7 @@ class OneCase:
 
     def __init__(self) -> None:
         self.items = {item.item_id: item for item in ITEMS}
+        self.most_popular = max(item.popularity for item in ITEMS)
         self._case = Case("u/0", "u", "train", 0, None, HISTORY, tuple(ITEMS), {"age": "25-34"}, 30)
 
     def case(self, case_id: str) -> Case:

@@ -19,6 +19,7 @@ class TwoCases:
 
     def __init__(self, *history: Item) -> None:
         self.items = {item.item_id: item for item in ITEMS}
+        self.most_popular = max(item.popularity for item in ITEMS)
         liked = tuple((item, True) for item in history)
         self._case = Case("u/0", "u", "train", 0, None, liked, ITEMS, {}, 1)
 

@@ -19,6 +19,7 @@ from starec_ray.checkpoints.files import (
     progress_of,
     write_manifest,
 )
+from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError, StorageError
 
 OURS = {"inputs": {"data.path": "a1"}, "settings": {"training.group_size": 8}}
@@ -38,7 +39,7 @@ class Algorithm:
             raise self.stopped
         (Path(path) / "learners").mkdir()
         (Path(path) / "learners" / "weights").write_bytes(bytes(1000))
-        progress = {"format": FORMAT, "identity": self.identity}
+        progress = {"format": FORMAT, "identity": self.identity, "iterations_done": 0}
         (Path(path) / PROGRESS).write_text(json.dumps(progress))
         write_manifest(Path(path))
         return str(path)
@@ -265,6 +266,22 @@ def test_the_algorithm_itself_refuses_a_damaged_one_before_it_changes_anything(t
     with pytest.raises(ConfigError, match=r"weights-2 doesn't belong to it. Take another one"):
         algo.restore_from_path(tmp_path / "iteration-00001")
     assert not vars(algo)
+
+
+@pytest.mark.parametrize(("anchored", "refused"), [(True, True), (False, False)])
+def test_the_algorithm_itself_refuses_one_without_the_anchor_that_its_kl_needs(
+    tmp_path, anchored, refused
+):
+    """Before the anchor is frozen there is none yet."""
+    (tmp_path / PROGRESS).write_text(json.dumps({"format": FORMAT, "anchored": anchored}))
+    write_manifest(tmp_path)
+    algo = STARec.__new__(STARec)
+    algo.config = STARecConfig().training(kl_coeff=0.01)
+    went_on = pytest.raises(AttributeError, match="rollout_queue")  # there are no engines
+    told = pytest.raises(ConfigError, match=r"keeps no anchor .* kl_coeff 0\. Set .*\(0\.01 now\)")
+    with told if refused else went_on:
+        algo.restore_from_path(tmp_path)
+    assert [*vars(algo)] == ["config"]
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path):

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from starec_ray.config.identity import MODEL, identity
+from starec_ray.checkpoints.changes import changes_of_a_run
+from starec_ray.config.identity import MODEL, TOKENIZER, identity
 from starec_ray.config.recipe import build
 from starec_ray.data.store import TABLES
 from starec_ray.training.traces import BUNDLED_TRACES
@@ -64,3 +65,29 @@ def test_the_shape_of_the_model_and_the_seed_are_parts_of_a_runs_identity(
     (other / "config.json").write_text(json.dumps(shape | {"intermediate_size": 512}))
     assert found(other)["inputs"][MODEL] != found(tiny_model)["inputs"][MODEL]
     assert found(tiny_model, seed=1)["settings"]["run.seed"] == 1
+
+
+@pytest.mark.parametrize("change", ["a token", "the template", "how texts are split", "nothing"])
+def test_a_models_folder_may_move_but_not_its_tokenizer(change, small_world, tiny_model, tmp_path):
+    def found(model) -> dict:
+        config = build({"data": {"path": str(small_world)}, "model": {"name": str(model)}}).config
+        config.model_path = str(model)
+        return identity(config)["settings"]
+
+    moved = shutil.copytree(tiny_model, tmp_path / "model")
+    rules = json.loads((moved / "tokenizer.json").read_text())
+    if change == "a token":
+        vocabulary = rules["model"]["vocab"]
+        one, other = list(vocabulary)[-2:]
+        vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    elif change == "how texts are split":
+        rules["normalizer"] = {"type": "Lowercase"}
+    elif change == "the template":
+        template = moved / "chat_template.jinja"
+        template.write_text(template.read_text() + " ")
+    (moved / "tokenizer.json").write_text(json.dumps(rules, indent=1))
+    told = changes_of_a_run(found(tiny_model), found(moved))
+    assert len(told) == (change != "nothing")
+    assert all(text.startswith(f"{TOKENIZER} was '") for text in told)
+    older = {key: value for key, value in found(tiny_model).items() if key != TOKENIZER}
+    assert not changes_of_a_run(older, found(moved))  # which knows none

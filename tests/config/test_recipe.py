@@ -63,6 +63,7 @@ def test_a_recipe_and_its_overrides_reach_the_configuration(tmp_path):
             "held_out_trace_share is 1.0; it must be 0 or more and below 1",
         ),
         ({"model": {"max_rank_tokens": 2048}}, "max_rank_tokens is 2048.*window of 2048: lower it"),
+        ({"run": {"mode": "max"}}, "unknown key run.mode"),
         ({"run": {"ray": {"foo": 1}}}, "run.ray has foo"),
         ({"run": {"ray": {"num_cpu": 1}}}, "num_cpu, .*did you mean 'num_cpus'"),
         ({"run": {"ray": {"num_cpus": math.nan}}}, "run.ray.num_cpus is nan"),
@@ -286,14 +287,13 @@ def test_a_run_that_goes_on_may_change_how_long_and_fast_but_not_what_it_trains(
     slower.config.num_env_runners = 3
     slower.config.max_kl = 2.0
     assert changed_keys(before, resolved_sections(slower)) == []
-    other = {"seed": 2, "metric": "mrr", "mode": "min"}
+    other = {"seed": 2, "metric": "mrr"}
     assert changed_keys(
         before, resolved_sections(build({"training": {"group_size": 4}, "run": other}))
     ) == [
         "training.group_size was 8 and is 4",
         "run.seed was 1 and is 2",
         "run.metric was 'ndcg@10' and is 'mrr'",
-        "run.mode was 'max' and is 'min'",
     ]
 
 
@@ -323,6 +323,21 @@ def test_a_run_without_an_anchor_to_measure_by_can_not_begin_to():
     with_one = resolved_sections(build({"training": {"kl_coeff": 1e-3}}))
     assert changed_keys(without, without) == changed_keys(with_one, without) == []
     assert changed_keys(without, with_one) == ["training.kl_coeff was 0.0 and is 0.001"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ("/a/m", "/b/m", False),
+        ("~/m", "owner/name", False),  # a hub's model may be brought into a folder, and back
+        ("owner/name", "/b/m", False),
+        ("owner/name", "owner/other", True),
+        ("tiny", "smollm2-135m-instruct", True),
+    ],
+)
+def test_a_models_folder_may_lie_elsewhere_and_its_name_stays(before, now, told):
+    old, new = (resolved_sections(build({"model": {"name": name}})) for name in (before, now))
+    assert bool(changed_keys(old, new)) == told
 
 
 @pytest.mark.parametrize("field", ["group_size", "cases_per_iteration", "max_staleness"])

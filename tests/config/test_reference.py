@@ -12,6 +12,7 @@ from starec_ray.config.checks import RANGES
 from starec_ray.config.fields import attribute_of
 from starec_ray.config.recipe import build, resolved_sections
 from starec_ray.config.reference import as_markdown, settings
+from starec_ray.config.run_settings import RUN_RANGES
 from starec_ray.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -24,10 +25,10 @@ def test_every_key_of_a_recipe_is_explained():
     assert not [one.name for one in found if not one.text or "<" in one.allowed]
 
 
-@pytest.mark.parametrize("field", RANGES)
+@pytest.mark.parametrize("field", [*RANGES, *RUN_RANGES])
 def test_the_ends_of_a_range_are_allowed_where_it_says_so(field):
     [setting] = [one for one in settings() if attribute_of(one.name) == field]
-    allowed = RANGES[field]
+    allowed = (RANGES | RUN_RANGES)[field]
     assert setting.allowed.endswith(str(allowed))
     number = int if setting.allowed.startswith("whole") else float
     for end, is_open in ((allowed.low, allowed.open_low), (allowed.high, allowed.open_high)):

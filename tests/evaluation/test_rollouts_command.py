@@ -1,6 +1,5 @@
 """`starec rollouts`: what is shown of the rollouts kept."""
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import typer
@@ -11,6 +10,12 @@ from starec_ray.cli.rollouts import rollouts as rollouts_command
 from starec_ray.errors import DataError
 from starec_ray.run_dir import RunDir
 
+SAID = {  # of the rollouts below
+    "reward": pa.array([1.0, -1.0, 0.5], pa.float32()),
+    "advantage": pa.array([0.7, -0.7, 0.0], pa.float32()),
+    "target_rank": pa.array([1, 2, None], pa.int16()),
+    "chosen": pa.array(["1", "1", None]),
+}
 TITLES = {"1": "Alien (1979)", "2": "Heat [bold](1995)"}
 
 
@@ -50,15 +55,10 @@ def rollout_table() -> pa.Table:
 
 
 def write_rollouts(run: RunDir, iteration: int) -> None:
-    run.write_rollouts(
-        iteration,
-        rollout_table(),
-        rewards=np.array([1.0, -1.0, 0.5]),
-        advantages=np.array([0.7, -0.7, 0.0]),
-        target_ranks=[1, 2, None],
-        chosen=["1", "1", None],
-        titles=TITLES,
-    )
+    table = rollout_table()
+    for name, values in SAID.items():
+        table = table.append_column(name, values)
+    run.write_rollouts(iteration, table, TITLES)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Where a run may begin, and what is there afterwards; without any engine."""
 
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +10,8 @@ from rich.console import Console
 
 from starec_ray.checkpoints.checkpoints import Checkpoints
 from starec_ray.checkpoints.store import CheckpointStore
+from starec_ray.config.identity import identity
+from starec_ray.config.recipe import Recipe, build, resolved_sections, with_values
 from starec_ray.errors import ConfigError, StorageError
 from starec_ray.jobs.resume import begin_afresh, check_inputs_stay, starting_point
 from starec_ray.jobs.train import train
@@ -81,6 +85,84 @@ def test_what_the_storage_refuses_leaves_the_run_that_was_to_be_replaced(
     with pytest.raises(StorageError, match=r"removing iteration-00001 from file.* Access Denied"):
         begins(run, checkpoints, overwrite=True)
     assert names(checkpoints) == ["iteration-00001"]
+
+
+def starts_training(recipe: Recipe, folder: Path, monkeypatch, **how: bool) -> bool:
+    """Whether a run comes to where Ray would be started."""
+
+    class Starts(Exception): ...
+
+    def start(settings: dict) -> None:
+        raise Starts
+
+    monkeypatch.setattr("starec_ray.jobs.train.start_ray", start)
+    try:
+        train(recipe, folder, QUIET, **how)
+    except Starts:
+        return True
+    return False
+
+
+@pytest.fixture
+def begun(small_world, tiny_model, tmp_path, address) -> tuple[Recipe, RunDir]:
+    """A run without a KL term that has saved its first iteration, here and in its storage."""
+    recipe = tiny_recipe(
+        small_world,
+        tiny_model,
+        None,
+        training={"kl_coeff": 0.0},
+        run={"checkpoint_storage": address},
+    )
+    run, resolved = RunDir(tmp_path / "run"), build(recipe.sections)
+    own = identity(resolved.config.resolve(), resolved.run.metric)
+    checkpoints = Checkpoints(run.checkpoints, 2, own, store=CheckpointStore(address, 30.0))
+    begin_afresh(run, checkpoints, overwrite=False, resume=False)
+    run.write_config(resolved_sections(resolved))
+    save(checkpoints, 1, identity=identity(resolved.config))
+    return recipe, run
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, ""),
+        ({"training.lr": 1e-5}, ""),
+        ({"training.kl_coeff": 1e-3}, r"training\.kl_coeff was 0\.0 and is 0\.001"),
+        ({"run.metric": "mrr"}, r"run\.metric was 'ndcg@10' and is 'mrr'"),
+        ({"training.group_size": 4}, r"training\.group_size was 16 and is 4"),
+    ],
+)
+@pytest.mark.parametrize("where", ["here", "on another machine"])
+def test_what_a_run_may_not_change_is_refused_on_another_machine_too(
+    begun, tmp_path, monkeypatch, where, values, told
+):
+    recipe, run = begun
+    changed = build(with_values(recipe.sections, values))
+    folder = run.path if where == "here" else tmp_path / "elsewhere"
+    with pytest.raises(ConfigError, match=told) if told else nullcontext():
+        assert starts_training(changed, folder, monkeypatch, resume=True)
+
+
+def test_a_damaged_configuration_of_the_run_to_resume_is_named(begun, monkeypatch):
+    recipe, run = begun
+    run.config.write_text("training: 3")
+    with pytest.raises(ConfigError, match=r"config\.yaml doesn't hold sections"):
+        starts_training(recipe, run.path, monkeypatch, resume=True)
+
+
+@pytest.mark.parametrize("where", ["here", "on another machine"])
+def test_a_models_folder_may_lie_elsewhere_as_a_run_goes_on(
+    begun, tmp_path, tiny_model, monkeypatch, where
+):
+    recipe, run = begun
+    moved = shutil.copytree(tiny_model, tmp_path / "renamed")
+    now = build(with_values(recipe.sections, {"model.name": str(moved)}))
+    folder = run.path if where == "here" else tmp_path / "elsewhere"
+    assert starts_training(now, folder, monkeypatch, resume=True)
+    template = moved / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    with pytest.raises(ConfigError, match=r"the model's tokenizer was '\w+' and is '\w+'"):
+        starts_training(build(now.sections), folder, monkeypatch, resume=True)
 
 
 def test_a_model_is_not_removed_by_the_run_that_begins_with_it(

@@ -17,7 +17,7 @@ from starec_ray.checkpoints.files import FORMAT, PROGRESS, write_manifest
 from starec_ray.cluster.failures import TooManyFailuresError
 from starec_ray.config.recipe import build, changed_keys, load_recipe, resolved_sections
 from starec_ray.errors import CollapseError
-from starec_ray.jobs import train
+from starec_ray.jobs.training_run import TrainingRun, score_of
 from starec_ray.run_dir import LAST_BATCH, RunDir
 from starec_ray.training.alarms import Alarms
 from starec_ray.training.learner_calls import LearnersLostError
@@ -31,8 +31,7 @@ class Learning:
     the loss's."""
 
     stage = "reinforce"
-    latest_rollouts = None
-    anchor_updates = 0
+    latest_rollouts = pa.table({})
 
     def __init__(self, loses) -> None:
         self.loses = loses
@@ -61,7 +60,7 @@ class Learning:
         state = {
             "format": FORMAT,
             "training_iteration": self.training_iteration,
-            "anchor_updates_done": self.anchor_updates,
+            "anchored": self.stage == "reinforce",
         }
         (path / PROGRESS).write_text(json.dumps(state))
         write_manifest(path)
@@ -83,12 +82,13 @@ def learn(
     evaluation_interval: int = 0,
     console: Console | None = None,
 ) -> RunDir:
-    monkeypatch.setattr(train, "_write_rollouts", lambda *args: None)
+    monkeypatch.setattr(RunDir, "write_rollouts", lambda *args: None)
     recipe = tiny_recipe(path, path, None, run={"iterations": iterations, "checkpoint_every": 5})
     recipe.config.evaluation(evaluation_interval=evaluation_interval)
     run = RunDir(path / "run")
     checkpoints = Checkpoints(run.checkpoints, keep=0 if evaluation_interval else 2)
-    train._train(algo, recipe, run, checkpoints, console or Console(quiet=True), None)
+    told = console or Console(quiet=True)
+    TrainingRun(algo, recipe, run, checkpoints, told).complete(None)
     return run
 
 
@@ -232,4 +232,4 @@ def test_checkpoints_are_compared_on_the_users_of_evaluation_interval_alone(
 ):
     recipe = build({"evaluation": {"evaluation_interval": interval}, "run": {"metric": "mrr"}})
     line = {"iteration": iteration, "validation": {"ndcg@10": 0.5, "mrr": 0.7}}
-    assert train._score(line, recipe) == score
+    assert score_of(line, recipe) == score

@@ -97,6 +97,14 @@ def test_it_goes_on_with_the_recipe_and_the_space_that_it_was_begun_with(
         sweep(changed, space, tmp_path, Console(quiet=True), resume=True)
 
 
+@pytest.mark.parametrize("damage", [b"run: {", b"\xff", b"[1]", b"run: 3", b""])
+def test_a_damaged_description_of_it_is_named(recipe, anchors, tmp_path, damage):
+    begin(recipe, SPACE, tmp_path)
+    (tmp_path / module.BEGUN).write_bytes(damage)
+    with pytest.raises(ConfigError, match=r"sweep\.yaml (is not YAML|doesn't hold sections)"):
+        sweep(recipe, SPACE, tmp_path, Console(quiet=True), resume=True)
+
+
 def test_a_cluster_of_another_size_may_go_on_with_it(recipe, anchors, tmp_path):
     begin(recipe, SPACE, tmp_path)
     larger = build(with_values(recipe.sections, {"run.ray": {"num_cpus": 99}}))

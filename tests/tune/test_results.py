@@ -7,8 +7,8 @@ import yaml
 from rich.console import Console
 
 from starec_ray.cluster.actor_logs import HEADING
-from starec_ray.config.fields import RunSettings
 from starec_ray.config.recipe import build
+from starec_ray.config.run_settings import RunSettings
 from starec_ray.errors import STARecError
 from tune import results as module
 from tune.results import MODEL, Trial, best_of, cause_of, read_trials, write_results
@@ -31,32 +31,26 @@ def trials(tmp_path):
     return [*found, trial("3", None, "CUDA is out of memory")]
 
 
-def test_the_best_trial_has_the_most_or_the_least_of_the_metric(trials):
-    assert best_of(trials, "max").name == "2"
-    assert best_of(trials, "min").name == "1"
+def test_the_best_trial_has_the_most_of_the_metric(trials):
+    assert best_of(trials).name == "2"
 
 
-@pytest.mark.parametrize(("mode", "best"), [("max", "3"), ("min", "2")])
-def test_of_a_trials_checkpoints_the_best_is_taken_and_of_equals_the_newest(mode, best):
-    scores = [0.5, 0.1, 0.5, None] if mode == "max" else [0.1, 0.1, 0.5, None]
+def test_of_a_trials_checkpoints_the_best_is_taken_and_of_equals_the_newest():
+    scores = [0.5, 0.1, 0.5, None]
     kept = [
         (SimpleNamespace(path=str(number)), {"score": score} if score is not None else {})
         for number, score in enumerate(scores, start=1)
     ]
-    checkpoint, then = module._best_checkpoint(
-        SimpleNamespace(best_checkpoints=kept), "score", mode
-    )
-    assert checkpoint.name == best
-    assert then == {"score": 0.5 if mode == "max" else 0.1}
-    assert module._best_checkpoint(SimpleNamespace(best_checkpoints=None), "score", mode) == (
-        None,
-        {},
-    )
+    checkpoint, then = module._best_checkpoint(SimpleNamespace(best_checkpoints=kept), "score")
+    assert checkpoint.name == "3"
+    assert then == {"score": 0.5}
+    none = SimpleNamespace(best_checkpoints=None)
+    assert module._best_checkpoint(none, "score") == (None, {})
 
 
 def test_without_a_checkpoint_the_cause_is_told():
     with pytest.raises(STARecError, match="out of memory"):
-        best_of([trial("3", None, "CUDA is out of memory")], "max")
+        best_of([trial("3", None, "CUDA is out of memory")])
 
 
 def test_trials_are_told_in_the_order_in_which_they_were_drawn():
@@ -94,21 +88,14 @@ def test_table_plot_recipe_and_model_of_the_best_are_written(trials, tmp_path):
     assert "CUDA is out of memory" in shown and shown.index("50.0") < shown.index("30.0")
 
 
-@pytest.mark.parametrize(
-    ("mode", "order", "seen"),
-    [("max", "213", ["50.0", "30.0", "20.0"]), ("min", "123", ["10.0"] * 3)],
-)
-def test_the_table_has_the_best_first_and_those_without_a_score_last(
-    trials, tmp_path, mode, order, seen
-):
+def test_the_table_has_the_best_first_and_those_without_a_score_last(trials, tmp_path):
     console = Console(width=160, record=True)
-    recipe = build({"training": {"lr": 1e-5}, "run": {"mode": mode}})
-    write_results(trials, recipe, tmp_path, console)
+    write_results(trials, build({"training": {"lr": 1e-5}}), tmp_path, console)
     lines = [line for line in console.export_text().splitlines() if line.startswith("│")]
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
-    assert "".join(row[0] for row in rows) == order
-    assert [row[4] for row in rows] == seen
-    assert (tmp_path / "best_model" / "config.json").read_text() == order[0]
+    assert "".join(row[0] for row in rows) == "213"
+    assert [row[4] for row in rows] == ["50.0", "30.0", "20.0"]
+    assert (tmp_path / "best_model" / "config.json").read_text() == "2"
 
 
 @pytest.mark.parametrize(
