@@ -104,7 +104,7 @@ SCORES = pa.schema(
     ]
 )
 
-# What the learner trains on. Rows of one group share one prompt, token for token.
+# What the learner trains on. Rows of one component and group share one prompt, token for token.
 SEQUENCES = pa.schema(
     [
         pa.field("component", pa.string(), nullable=False),  # anchor | rank | reflect

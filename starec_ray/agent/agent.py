@@ -151,7 +151,9 @@ class Agent:
         return self.constrained and self.writer.reply_format.graded
 
     def read(self, task: Task, reply: str, expected_grades: Sequence[float] = ()) -> dict[str, Any]:
-        """A reply's columns of the rollout table; any text whatever is read, none raises.
+        """A reply's columns of ROLLOUTS, rationale to invented: a str, a list of item ids or None,
+        a list of grades or None, a str or None, a bool, three counts. Any text whatever is read,
+        none raises.
 
         With the expected grade of each candidate, in the order listed, these make the ranking
         instead of the grades written: they hold what the model knows between two grades.

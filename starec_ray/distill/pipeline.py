@@ -33,7 +33,8 @@ from starec_ray.errors import DataError
 from starec_ray.metrics import ndcg_at
 from starec_ray.progress import phase
 from starec_ray.schemas import DISTILLED
-from starec_ray.training.traces import KEPT, trace_columns
+from starec_ray.training.template_traces import trace_columns
+from starec_ray.training.traces import KEPT
 
 CHARACTERS_A_TOKEN = 3  # a careful guess: the teacher's tokenizer isn't known here
 

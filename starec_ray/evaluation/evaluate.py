@@ -102,8 +102,17 @@ def evaluate_all(
     """Random order, popularity, then each model without and with slow thinking.
 
     Args:
+        sampler: samples with one model at a time, the one that was loaded last.
+        agent: gives the summaries that memories begin with.
+        scorer: keeps the targets of `case_ids`, the same ones for every policy.
         models: policy name (untrained, anchored, reinforced) to the folder of its weights.
         slow_thinking: evaluate the "+slow" variants too.
+        batch_size: tasks sent to the sampler at once.
+        seed: of the random order; the models' rankings are greedy.
+
+    Raises:
+        ConfigError: slow thinking without an earlier round of some user.
+        STARecError: if the sampler or the scorer leaves out cases.
     """
     results = [
         evaluate_rankings("random", dataset, scorer, case_ids, random_ranking, seed=seed),

@@ -60,7 +60,13 @@ class Collector:
     order: CaseOrder
 
     def collect(self, number: int) -> Batch:
-        """The rollouts of iteration `number` (0 …), by the weights that the runners hold."""
+        """The rollouts of iteration `number` (0 …), by the weights that the runners hold.
+
+        Raises:
+            DeadlineError, TooManyFailuresError: no actor is left to sample or to score, or they
+                fail too often.
+            STARecError: a request that can't be answered, such as a prompt that doesn't fit.
+        """
         config, clock, ledger = self.config, Clock({}), Ledger()
         each = config.cases_per_iteration
         seed = seed_of(config.seed, number)
@@ -73,7 +79,7 @@ class Collector:
             scores = self.reward_group.score(ranked)
         rewards = scores.column("reward").to_numpy()
         advantages = rank_advantages(ranked, scores, self.dataset, config)
-        batch = [sequences.from_rollouts("rank", ranked, advantages, first_group=0)]
+        batch = [sequences.from_rollouts("rank", ranked, advantages)]
         ranks = scores.column("target_rank").to_numpy()
         report = rollout_report("rank", ranked, rewards, advantages, ranks)
         kept = [_scored(ranked, scores, advantages, "rank")]
@@ -94,9 +100,7 @@ class Collector:
                 follow_scores = self.reward_group.score(followed)
             rewards = reflection_rewards(reflected, follow_scores)
             advantages = reply_advantages(rewards, reflected.column("task").to_numpy())
-            batch.append(
-                sequences.from_rollouts("reflect", reflected, advantages, first_group=len(tasks))
-            )
+            batch.append(sequences.from_rollouts("reflect", reflected, advantages))
             report |= rollout_report("reflect", reflected, rewards, advantages)
             follow_rewards = follow_scores.column("reward").to_numpy()
             ranks = follow_scores.column("target_rank").to_numpy()

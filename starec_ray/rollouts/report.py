@@ -18,9 +18,12 @@ def rollout_report(
 ) -> dict[str, float]:
     """Mean reward, malformed share, lengths (tokens) and groups without variance, by kind.
 
-    With `target_ranks` (int [rows], 1-based) also NDCG@10, 0 for a malformed ranking. `advantages`
-    are those of the groups (zero in a group without variance), or None where the rollouts form no
-    groups.
+    Args:
+        rollouts: ROLLOUTS [rows]; all else stands beside its rows.
+        rewards: float32 [rows].
+        advantages: of each row float32 [1] or [choices], zero in a group without variance; None
+            where the rollouts form no groups.
+        target_ranks: int [rows], 1-based, for NDCG@10, which is 0 of a malformed ranking.
     """
     report = {
         f"{kind}/reward": float(np.mean(rewards)),

@@ -55,7 +55,8 @@ class AnchorData:
             )
         fits = pa.array(tokens <= most)
         traces, table = traces.filter(fits), table.filter(fits)
-        held_out = _users_held_out(traces, held_out_share, seed)
+        users = [agent.dataset.case(case_id).user_id for case_id in traces["case_id"].to_pylist()]
+        held_out = _are_held_out(np.array(users), held_out_share, seed)
         self.train = table.filter(pa.array(~held_out))
         self.held_out = table.filter(pa.array(held_out))
 
@@ -76,9 +77,8 @@ class AnchorData:
         return self.train.take(order[number * self._batch_size :][: self._batch_size])
 
 
-def _users_held_out(traces: pa.Table, share: float, seed: int) -> np.ndarray:
-    """Which traces are of users held out: bool [traces]. All of a user's are on one side."""
-    users = np.array([case_id.rpartition("/")[0] for case_id in traces["case_id"].to_pylist()])
+def _are_held_out(users: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Of each trace's user whether that one is held out: bool [traces]."""
     everyone = np.unique(users)
     chosen = np.random.default_rng(seed).permutation(everyone)[: int(share * len(everyone))]
     return np.isin(users, chosen)

@@ -45,24 +45,20 @@ def from_traces(
     return pa.table(rows, schema=SEQUENCES)
 
 
-def from_rollouts(
-    component: str, rollouts: pa.Table, advantages: Sequence[np.ndarray], first_group: int
-) -> pa.Table:
+def from_rollouts(component: str, rollouts: pa.Table, advantages: Sequence[np.ndarray]) -> pa.Table:
     """Rollouts (`schemas.ROLLOUTS`) as sequences; a group a task.
 
     Args:
         advantages: of each rollout float32 [1], for all its tokens, or one for each token that
             it chose among others, see `starec_ray.credit`.
-        first_group: keeps the groups of several tables apart in one batch.
 
     Raises:
         ConfigError: if a grade isn't one token, so that it can't have one advantage.
     """
-    groups = rollouts.column("task").to_numpy().astype(np.int64) + first_group
     return pa.table(
         {
             "component": pa.array([component] * len(rollouts), pa.string()),
-            "group": groups,
+            "group": rollouts.column("task").cast(pa.int64()),
             "prompt_ids": rollouts.column("prompt_ids"),
             "reply_ids": rollouts.column("reply_ids"),
             "logprobs": rollouts.column("logprobs"),

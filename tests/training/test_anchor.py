@@ -13,14 +13,14 @@ from starec_ray.agent.agent import Agent
 from starec_ray.config import STARecConfig
 from starec_ray.errors import ConfigError, DataError
 from starec_ray.schemas import TRACE_KINDS
-from starec_ray.training import traces as module
+from starec_ray.training import template_traces as module
 from starec_ray.training.anchor import AnchorData
+from starec_ray.training.template_traces import write_template_traces
 from starec_ray.training.traces import (
     BUNDLED_TRACES,
     TraceSource,
     choose_traces,
     gather_traces,
-    write_template_traces,
 )
 from tests.small_world import TARGET, dataset, write_random_traces
 
