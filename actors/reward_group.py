@@ -79,6 +79,7 @@ class RewardGroup:
                 asked.append((number, actor_id, ref))
             found, lost, hung = self._collect(asked, deadline)
             answers |= found
+            before = cause
             for actor_id, error in lost.items():
                 cause = f"reward actor {actor_id}: {error}"
                 self._lost(actor_id, error)
@@ -86,7 +87,7 @@ class RewardGroup:
                 fault = DeadlineError(
                     f"reward actor {actor_id} didn't score {len(shares[number])} rankings "
                     f"within {self._timeout_s:.0f} s (reward_timeout_s)"
-                    + (f", the second time; before that: {cause}" if is_second else "")
+                    + (f", the second time; before that: {before}" if is_second else "")
                     + last_lines(f"reward actor {actor_id}", self.actors[actor_id])
                 )
                 if is_second:
@@ -121,7 +122,8 @@ class RewardGroup:
             except GetTimeoutError:
                 hung.setdefault(actor_id, number)
             except RayError as error:
-                lost.setdefault(actor_id, error)
+                if actor_id not in hung:
+                    lost.setdefault(actor_id, error)
                 if getattr(error, "actor_init_failed", False):
                     self._lost(actor_id, error)
                     raise DeadlineError(

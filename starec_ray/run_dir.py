@@ -113,8 +113,9 @@ class RunDir:
         config = read_yaml(self.config, f"{self.config} does not exist: {self.path} is no run.")
         if not isinstance(config, dict):
             raise ConfigError(f"{self.config} holds no mapping of settings.")
-        if isinstance(run := config.get("run"), dict):
-            run.pop("mode", None)  # of a run by an earlier version; it was always "max"
+        run = config.get("run")
+        if isinstance(run, dict) and run.get("mode") == "max":  # earlier versions wrote it
+            del run["mode"]
         return config
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:

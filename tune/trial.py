@@ -58,10 +58,12 @@ class Restarts(tune.Callback):
 
     def __init__(self, ended: Collection[str]) -> None:
         self._ended = ended
+        self._before: dict[str, int] = {}  # trial → its failures before a sweep was resumed
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         for trial in trials:
-            once_more = trial.num_failures < MOST_REPEATED_LOSSES - 1
+            before = self._before.setdefault(trial.trial_id, trial.num_failures)
+            once_more = trial.num_failures - before < MOST_REPEATED_LOSSES - 1
             between = trial.is_saving or trial.is_restoring
             again = once_more and between and trial.trial_id not in self._ended
             trial.max_failures = trial.num_failures + again

@@ -222,10 +222,13 @@ class Checkpoints:
     def _copy(self, store: CheckpointStore) -> None:
         """What fails is tried again with the next one: the run can go on without."""
         try:
-            if self._check_owner(store) != self._identity:
-                store.claim(self._identity)  # what the copies from here on are made with
+            owner = self._check_owner(store)
+            if owner is None:
+                store.claim(self._identity)
             for path in self.sound():
                 store.put(path)
+            if owner not in (None, self._identity):
+                store.claim(self._identity)  # what the copies from here on are made with
             for name in sorted(self._let_go):
                 store.remove(name)
                 self._let_go.discard(name)

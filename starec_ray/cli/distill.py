@@ -159,9 +159,8 @@ def distill(
     back with its fault named. OUT then holds traces.parquet (for `starec train …
     --traces OUT/traces.parquet`), report.json, report.png, and journal.jsonl:
     when the command is started again, nothing already answered is asked twice,
-    with another --max-tokens, budget or number of users neither. Another
-    --temperature, --extra-body, --engine-settings or --guided asks everything
-    anew.
+    with another budget or number of users neither. Another --temperature,
+    --max-tokens, --extra-body, --engine-settings or --guided asks everything anew.
     """
     from starec_ray.agent.formats import FORMATS
     from starec_ray.jobs.distill import distill as job

@@ -78,7 +78,10 @@ def sections_of(given: Any, path: str | Path) -> dict[str, dict[str, Any]]:
     """
     if not isinstance(given, dict) or not all(isinstance(s, dict) for s in given.values()):
         raise ConfigError(f"{path} doesn't hold sections ({_known_sections()}) of key: value.")
-    return {name: dict(keys) for name, keys in given.items()}
+    sections = {name: dict(keys) for name, keys in given.items()}
+    if sections.get("run", {}).get("mode") == "max":  # earlier versions wrote it
+        del sections["run"]["mode"]
+    return sections
 
 
 def build(given: Mapping[str, Mapping[str, Any]]) -> Recipe:

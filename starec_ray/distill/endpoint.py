@@ -79,9 +79,10 @@ class EndpointTeacher:
 
     @property
     def how(self) -> dict[str, Any]:
-        """The fields of each request, but for its length: an answer that fitted would fit again."""
-        fields = {"temperature": self.settings.temperature} | self.settings.extra_body
-        return {name: fields[name] for name in fields.keys() - {LENGTH, NEWER_LENGTH}}
+        """The fields of each request. Its length is one: answers that were cut off are kept too."""
+        settings = self.settings
+        own = {"temperature": settings.temperature, LENGTH: settings.max_tokens}
+        return own | settings.extra_body
 
     def answer(self, questions: Sequence[Question], record: Record) -> None:
         asyncio.run(self._answer_all(questions, record))

@@ -71,6 +71,7 @@ class LocalTeacher:
         settings = self.settings
         return {
             "temperature": settings.temperature,
+            "max_tokens": settings.max_tokens,  # answers that were cut off are kept too
             "engine_settings": settings.engine_settings,
         }
 
