@@ -145,13 +145,13 @@ def test_the_configuration_says_what_is_credited_and_what_a_rank_earns(dataset):
 def test_a_grade_s_advantage_stands_at_its_token(dataset):
     table = rollouts([[0, 5, 5, 9]], [0])
     given = np.array([1.0, 2.0, 3.0, 4.0])
-    (by_token,) = from_rollouts("rank", table, [given], 0)["advantages"].to_pylist()
+    (by_token,) = from_rollouts("rank", table, [given])["advantages"].to_pylist()
     assert by_token == [0, 1, 0, 2, 0, 3, 0, 4, 0]
     whole = reply_advantages([1.0], [0])
-    assert from_rollouts("rank", table, whole, 0)["advantages"].to_pylist() == [[0.0] * 9]
+    assert from_rollouts("rank", table, whole)["advantages"].to_pylist() == [[0.0] * 9]
 
 
 def test_grades_that_are_no_tokens_are_told(dataset):
     table = rollouts([[0, 5, 5, 9]], [0])
     with pytest.raises(ConfigError, match="chose 4 tokens and has 3 graded candidates"):
-        from_rollouts("rank", table, [np.ones(3)], 0)
+        from_rollouts("rank", table, [np.ones(3)])
