@@ -151,7 +151,7 @@ class Distillation:
     def _ask(self, name: str, questions: Sequence[Question]) -> list[Answer | None]:
         """An answer for each question, from the journal where it was asked before."""
         self.teacher.usage.answers_before = len(self.journal) - self.teacher.usage.answers
-        unanswered = {q.key(self.teacher.name): q for q in questions if not self.journal.get(q)}
+        unanswered = {q.key: q for q in questions if not self.journal.get(q)}
         if unanswered and not self.teacher.usage.budget_spent:
             with phase(name, len(unanswered)) as progress:
 
@@ -266,7 +266,7 @@ class Distillation:
         return {
             **columns,
             # The same case may be ranked with several summaries: the prompt tells them apart.
-            "trace_id": f"{columns['trace_id']}/{question.key(self.teacher.name)[:8]}",
+            "trace_id": f"{columns['trace_id']}/{question.key[:8]}",
             "verdict": attempt.judgement.verdict,
             "attempt": number,
             "rethinks": flawed,

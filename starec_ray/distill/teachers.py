@@ -31,10 +31,10 @@ class Question:
         text = json.dumps(self.messages, ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def key(self, teacher: str) -> str:
-        """What one answer is kept under: the same teacher, messages and seed are asked once."""
-        text = f"{teacher}\n{self.seed}\n{self.prompt_hash}"
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+    @property
+    def key(self) -> str:
+        """What its answer is kept under: the same messages and seed are asked once."""
+        return hashlib.sha256(f"{self.seed}\n{self.prompt_hash}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

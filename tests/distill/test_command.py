@@ -87,6 +87,19 @@ def test_a_teacher_that_answers_nothing_is_an_error_and_the_table_before_stays(f
     assert (tmp_path / "traces.parquet").read_bytes() == table
 
 
+def test_requests_with_a_new_field_that_are_refused_end_it_whatever_was_answered_without_it(
+    films, tmp_path
+):
+    with teacher_server() as server:
+        options = ("--teacher", "small", "--base-url", server.url, "--users", "4")
+        assert called(films, tmp_path, *options).exit_code == 0
+        server.faults += ["HTTP 400"] * 50
+        result = called(films, tmp_path, *options, "--extra-body", '{"top_q": 1}')
+    assert isinstance(result.exception, ConfigError)
+    assert "refuses the requests themselves, HTTP 400" in str(result.exception)
+    assert "going on" not in result.output
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -1,5 +1,8 @@
 """What a teacher answered is on the disk at once, and read again."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from starec_ray import files
@@ -12,6 +15,7 @@ from starec_ray.errors import ConfigError, StorageError
 from tests.distill.server import teacher_server
 
 ANSWER = Answer("Likes Amélie.", "All\nof it.", 12, 3)
+OTHER = Answer("Likes anything.", "", 12, 4)
 
 
 def question(text: str = "one", seed: int = 0) -> Question:
@@ -27,7 +31,11 @@ def test_answers_are_there_when_the_file_is_opened_again(tmp_path):
         assert journal.get(question("two")) is None
         assert journal.get(question(seed=1)) is None
     with Journal(tmp_path / "j", "another teacher") as journal:
-        assert journal.get(question()) is None
+        assert journal.get(question()) is None and len(journal) == 0
+        journal.record(question(), OTHER)
+        assert journal.get(question()) == OTHER and len(journal) == 1
+    with Journal(tmp_path / "j", "teacher") as journal:
+        assert journal.get(question()) == ANSWER and len(journal) == 1
 
 
 def test_an_answer_is_on_the_disk_when_it_is_recorded(tmp_path, monkeypatch):
@@ -69,6 +77,12 @@ def test_a_line_that_a_crash_cut_off_is_dropped_and_written_over(tmp_path):
         journal.record(question("three"), ANSWER)
     with Journal(path, "teacher") as journal:
         assert len(journal) == 2 and journal.get(question("three")) == ANSWER
+
+
+def test_lines_that_do_not_say_who_was_asked_are_nobody_s(tmp_path):
+    (tmp_path / "j").write_text(json.dumps({"key": question().key, **asdict(ANSWER)}) + "\n")
+    with Journal(tmp_path / "j", "teacher") as journal:
+        assert journal.get(question()) is None and len(journal) == 0
 
 
 @pytest.mark.parametrize("line", ["no JSON", "[]", '{"text": "a"}', '{"key": "k", "else": 1}'])
