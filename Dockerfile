@@ -3,7 +3,8 @@
 #   docker build --build-arg VARIANT=cpu --tag starec:cpu .
 ARG VARIANT=cuda
 FROM rayproject/ray:2.60.0-py311-cpu AS base-cpu
-FROM rayproject/ray:2.60.0-py311-gpu AS base-cuda
+# The CUDA that the wheels are built for: FlashInfer compiles with the toolkit it finds.
+FROM rayproject/ray:2.60.0-py311-cu130 AS base-cuda
 FROM base-${VARIANT}
 ARG VARIANT
 # A further index of packages, for one that is your own.
