@@ -54,6 +54,12 @@ def test_a_dictionary_of_settings_may_hold_the_section_of_the_model():
         STARecConfig().update_from_dict({"model": {"nam": "tiny"}})
 
 
+def test_a_configuration_that_rllib_serialized_is_read_again():
+    config = STARecConfig().data(path="somewhere").model(name="tiny").training(lr=1e-3)
+    again = STARecConfig.from_dict(config.serialize())
+    assert (again.data_path, again.model_name, again.lr) == ("somewhere", "tiny", 1e-3)
+
+
 def test_none_is_no_evaluation_during_training():
     assert STARecConfig().evaluation(evaluation_interval=None).evaluation_interval == 0
 

@@ -169,6 +169,10 @@ class OwnSections(AlgorithmConfig):
         super().update_from_dict(given)
         return self.set_model(**own)
 
+    def serialize(self) -> dict[str, Any]:
+        """RLlib's, which reads its own model settings in it."""
+        return self._serialize_dict(self.to_dict() | {"model": dict(MODEL_DEFAULTS)})
+
     def _take(self, **given: Any) -> Self:
         for name, value in given.items():
             if value is not NotProvided:
