@@ -54,6 +54,8 @@ ANCHORS_FIELDS = ("training.warmup_steps", "training.weight_decay", "training.gr
 # is kept by Tune with each of them.
 FREE_OF_A_SWEEP = FREE_SECTIONS - {"evaluation"}
 FIXED_OF_A_SWEEP = FIXED_OF_RUN | {"iterations", "checkpoint_every"}
+# Trials are judged by validation users after each iteration, and ask no test users.
+OF_TRIALS = {"evaluation.evaluation_interval": 1, "run.evaluate": False}
 STATES = "experiment_state-*.json"  # Tune's own of all trials, one for each time that it ran
 ENDED = ("TERMINATED", "ERROR")  # in Tune's words
 
@@ -89,7 +91,7 @@ def sweep(
         _check_begun(folder.path / BEGUN, wanted, resume=resume)
         state = _newest_state(trials) if resume else None
         recipe.config.resolve()
-        check_before_start(recipe)
+        check_before_start(build(with_values(recipe.sections, OF_TRIALS)))
         start_ray(recipe.run.ray)
         check_resources(trial_place(recipe.config).bundles)
         with written_whole(folder.path / BEGUN) as aside:
@@ -223,7 +225,8 @@ def _shared_anchor(recipe: Recipe, space: Space, out: Path, console: Console) ->
 
 def _varied(config: STARecConfig, space: Space) -> dict[str, Any]:
     """What trials are made from: the configuration, with domains for the space's fields."""
-    config = config.copy(copy_frozen=False).evaluation(evaluation_interval=1)
+    config = config.copy(copy_frozen=False)
+    config.evaluation(evaluation_interval=OF_TRIALS["evaluation.evaluation_interval"])
     for attribute, domain in space.domains().items():
         setattr(config, attribute, domain)
     return config.to_dict()

@@ -14,6 +14,13 @@ MADE_BY = ("config.yaml", "best.yaml")  # beside a model: of a run, of a sweep
 
 
 def evaluate(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Override keys of the recipe, e.g. max_rank_tokens=96 for longer lists.",
+        ),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="A run folder, for its models, data and settings.")
     ] = None,
@@ -59,7 +66,7 @@ def evaluate(
     differences, the rate of malformed rankings, and a breakdown by user activity:
     on the screen, as evaluation.json and as plots.
     """
-    from starec_ray.config.recipe import build, load_recipe
+    from starec_ray.config.recipe import build, load_recipe, override
     from starec_ray.jobs.evaluate import evaluate_models, trained_models  # loads Ray and torch
 
     if run is None and (model is None or data is None):
@@ -96,6 +103,8 @@ def evaluate(
     if data is not None:
         sections.setdefault("data", {})["path"] = str(data)
     settings = sections.setdefault("run", {})
+    for given in overrides or []:
+        override(sections, given)
     if cases is not None:
         settings["evaluation_cases"] = cases
     if slow is not None:

@@ -48,11 +48,11 @@ def rollouts(
             raise DataError(f"{found.rollouts} holds no rollout of case {case} in {where}.")
     shown = select(table, kind=kind, best=best, worst=worst, limit=limit)
     console = Console()
-    previous: tuple[Any, ...] | None = None
+    previous: tuple[str, str] | None = None
     for row in shown.to_pylist():
-        group = (row["kind"], row["case_id"], row["task"])
-        console.print(render(row, with_prompt=group != previous))
-        previous = group
+        asked = (row["kind"], row["prompt"])
+        console.print(render(row, with_prompt=asked != previous))
+        previous = asked
     console.print(f"{shown.num_rows} of {table.num_rows} rollouts", style="dim", highlight=False)
 
 

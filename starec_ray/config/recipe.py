@@ -65,8 +65,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     given = read_yaml(path, f"there is no recipe {path}; ready ones lie in recipes/.")
     sections = sections_of(given or {}, path)
-    for override in overrides:
-        _override(sections, override)
+    for text in overrides:
+        override(sections, text)
     return build(sections)
 
 
@@ -187,7 +187,12 @@ def _check_ray_settings(given: Mapping[str, Any]) -> None:
             raise ConfigError(f"run.ray.{name} is {value!r}; it must be a whole number from 0 on.")
 
 
-def _override(sections: dict[str, dict[str, Any]], text: str) -> None:
+def override(sections: dict[str, dict[str, Any]], text: str) -> None:
+    """Applies one `key=value` to a recipe's sections.
+
+    Raises:
+        ConfigError: it is none, or of an unknown key.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"{text!r} is no override: write key=value.")

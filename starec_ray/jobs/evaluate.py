@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from starec_ray.agent.agent import Agent
 from starec_ray.cluster.connection import check_resources, start_ray
 from starec_ray.cluster.placement import actor_bundles
 from starec_ray.config.recipe import Recipe
@@ -19,6 +20,7 @@ from starec_ray.evaluation.report import (
 )
 from starec_ray.evaluation.session import Session, evaluation_session
 from starec_ray.files import failing_for
+from starec_ray.jobs.inputs import check_room_of_model
 from starec_ray.models.resolve import check_same_shape, resolve_model
 from starec_ray.run_dir import RunDir
 
@@ -53,7 +55,8 @@ def evaluate_models(
             that they may have learned from are told of, on the screen and in the summary.
 
     Raises:
-        ConfigError: if one of the models isn't there, or has another shape than the recipe's.
+        ConfigError: if one of the models isn't there, or has another shape than the recipe's, or
+            prompts or rankings of these data have no room.
         StorageError: if `out` can't be written.
     """
     config = recipe.config.copy(copy_frozen=False).resolve()
@@ -65,6 +68,7 @@ def evaluate_models(
     run = recipe.run
     dataset = Dataset.load(config.data_path)
     check_cases(dataset, split, run.evaluation_cases, slow_thinking=run.evaluate_slow_thinking)
+    check_room_of_model(config, Agent.from_config(config, dataset), [split])
     known = users_trained_on(dataset, split, run.evaluation_cases, trained_with)
     if known:
         console.print(

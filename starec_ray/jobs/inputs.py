@@ -61,10 +61,7 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
     for path in trace_files(config.traces):
         read_traces(path, agent)
     asked = {"train": True, "validation": validated, "test": run.evaluate}
-    model = resolve_model(config.model_name)
-    if Path(model).is_dir():  # otherwise it may not be fetched yet
-        check_chat_template(model)
-        check_room(config, agent, load_tokenizer(model), [s for s in asked if asked[s]])
+    check_room_of_model(config, agent, [split for split in asked if asked[split]])
 
 
 def updates_until_zero(lr: float | Sequence[Sequence[float]]) -> float:
@@ -73,6 +70,18 @@ def updates_until_zero(lr: float | Sequence[Sequence[float]]) -> float:
         return math.inf
     rising = [steps for steps, value in lr if value]
     return next(steps for steps, _ in lr if not rising or steps > rising[-1])
+
+
+def check_room_of_model(config: Any, agent: Agent, splits: Sequence[str]) -> None:
+    """`check_room`, with the tokenizer of the configuration's model if that lies here already.
+
+    Raises:
+        ConfigError: it has no chat template, or something is too small.
+    """
+    model = resolve_model(config.model_name)
+    if Path(model).is_dir():
+        check_chat_template(model)
+        check_room(config, agent, load_tokenizer(model), splits)
 
 
 def check_room(config: Any, agent: Agent, tokenizer: Any, splits: Sequence[str]) -> None:

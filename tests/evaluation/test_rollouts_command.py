@@ -54,8 +54,11 @@ def rollout_table() -> pa.Table:
     )
 
 
-def write_rollouts(run: RunDir, iteration: int) -> None:
+def write_rollouts(run: RunDir, iteration: int, prompt: str = "") -> None:
     table = rollout_table()
+    if prompt:
+        prompts = pa.array([prompt] * len(table))
+        table = table.set_column(table.schema.get_field_index("prompt"), "prompt", prompts)
     for name, values in SAID.items():
         table = table.append_column(name, values)
     run.write_rollouts(iteration, table, TITLES)
@@ -97,6 +100,12 @@ def test_a_case_is_looked_for_in_all_iterations_or_in_the_one_that_is_named(show
         rollouts.unlink()
     none = show("--case", "u1/0").exception
     assert isinstance(none, DataError) and "holds no rollouts yet" in str(none)
+
+
+def test_a_prompt_that_another_iteration_had_otherwise_is_shown(show, tmp_path) -> None:
+    write_rollouts(RunDir(tmp_path), 2, prompt="Reflect anew.")
+    output = show("--case", "u1/0", "--kind", "reflect").output
+    assert output.count("Reflect.") == 1 and output.count("Reflect anew.") == 1
 
 
 def test_rollouts_are_chosen_by_kind_case_reward_and_number(show) -> None:

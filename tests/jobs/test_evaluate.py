@@ -8,7 +8,7 @@ from rich.console import Console
 
 from starec_ray.data.dataset import Dataset
 from starec_ray.data.prepare import prepare
-from starec_ray.errors import StorageError
+from starec_ray.errors import ConfigError, StorageError
 from starec_ray.jobs import evaluate
 from starec_ray.jobs.evaluate import evaluate_models, users_trained_on
 from tests.tiny_recipe import tiny_recipe
@@ -47,6 +47,16 @@ def test_the_same_split_and_a_folder_that_is_gone_tell_of_none(folders):
     assert users_trained_on(dataset, "test", 0, "") == 0
     (folders / "third" / "catalog.parquet").unlink()
     assert users_trained_on(dataset, "test", 0, str(folders / "third")) == 0
+
+
+def test_rankings_of_other_data_without_room_are_told_before_anything_starts(
+    small_world, tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluate, "start_ray", Mock(side_effect=AssertionError("it starts")))
+    section = {"constrained_decoding": True, "max_rank_tokens": 8}
+    recipe = tiny_recipe(small_world, tiny_model, None, model=section)
+    with pytest.raises(ConfigError, match="max_rank_tokens is 8, but a whole ranking of a test"):
+        evaluate_models({"model": tiny_model}, recipe, tmp_path, Console(quiet=True))
 
 
 @pytest.mark.parametrize("full", [True, False])
