@@ -94,7 +94,7 @@ class Checkpoints:
         best = self.best()
         old = [path for path in self.sound()[: -self.keep] if path != best] if self.keep else []
         for path in old:
-            shutil.rmtree(path)
+            _remove(path)
             self._let_go.add(path.name)
         if self.store:
             self._copy(self.store)
@@ -164,7 +164,7 @@ class Checkpoints:
                     self.store.remove(copy)
         for later in self.all():
             if later.name > chosen.name:
-                shutil.rmtree(later)
+                _remove(later)
 
     def best(self) -> Path | None:
         """The one with the highest score, of equals the newest; None if none has one."""
@@ -271,6 +271,14 @@ class Checkpoints:
             f"no checkpoint can be written to {self.folder}: {why}. {newest}: make room, then "
             "--resume."
         )
+
+
+def _remove(path: Path) -> None:
+    """Whole, or, where that is cut off, as a part that the next one to be saved clears away."""
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    path.rename(part)
+    shutil.rmtree(part)
 
 
 def is_full(error: BaseException, folder: Path) -> bool:

@@ -316,6 +316,25 @@ def test_what_lies_elsewhere_is_none_of_them(tmp_path, name):
     assert names(checkpoints) == ["iteration-00002"]
 
 
+def test_one_whose_removal_is_cut_off_is_none_and_goes_with_the_next(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1)
+    remove = shutil.rmtree
+
+    def killed(folder, **options):
+        if Path(folder).is_dir():
+            (Path(folder) / PROGRESS).unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(checkpoints, 2)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert [path.name for path in Checkpoints(tmp_path, keep=1).all()] == ["iteration-00002"]
+    save(checkpoints, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration-00003"]
+
+
 def test_what_a_killed_run_had_begun_does_not_take_the_room_of_the_next(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path, keep=1)
     save(checkpoints, 1)
