@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from starec_ray.cli.arguments import Overrides
 from starec_ray.errors import ConfigError
 
 
@@ -14,10 +15,7 @@ def doctor(
         Path | None,
         typer.Argument(help="Also check what this recipe needs, its data and its model."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Override keys of the recipe."),
-    ] = None,
+    overrides: Overrides = None,
     storage: Annotated[
         list[Path] | None,
         typer.Option(help="A folder that all nodes should share; may be given more than once."),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from starec_ray.cli.arguments import Overrides
 from starec_ray.errors import ConfigError
 from starec_ray.files import local_path
 from starec_ray.run_dir import RunDir
@@ -14,13 +15,7 @@ MADE_BY = ("config.yaml", "best.yaml")  # beside a model: of a run, of a sweep
 
 
 def evaluate(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Override keys of the recipe, e.g. max_rank_tokens=96 for longer lists.",
-        ),
-    ] = None,
+    overrides: Overrides = None,
     run: Annotated[
         Path | None, typer.Option(help="A run folder, for its models, data and settings.")
     ] = None,
@@ -56,11 +51,14 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Folder for evaluation.json. Default: the run's, whose evaluation is replaced; "
-            "required with --model, --data or a --split other than test."
+            "required with --model, --data, KEY=VALUE or a --split other than test."
         ),
     ] = None,
 ) -> None:
     """Compare policies: random, popularity, untrained, anchored, reinforced.
+
+    KEY=VALUE changes how the models are asked, e.g. max_rank_tokens=96 where
+    these data have longer lists.
 
     Shows NDCG, hit rate and MRR with 95 % bootstrap intervals, paired
     differences, the rate of malformed rankings, and a breakdown by user activity:
@@ -73,10 +71,10 @@ def evaluate(
         raise ConfigError("give --run RUN, or --model and --data.")
     if model is not None and out is None:
         raise ConfigError("--model needs --out, a folder for its evaluation.json.")
-    if out is None and (split != "test" or data is not None):
+    if out is None and (split != "test" or data is not None or overrides):
         raise ConfigError(
-            "--split and --data need --out, a folder for their evaluation.json: the run's own is "
-            "of its test users."
+            "--split, --data and KEY=VALUE need --out, a folder for their evaluation.json: the "
+            "run's own is of its test users, as it was trained."
         )
     if run is not None and recipe is not None:
         raise ConfigError("a run has its settings: leave --recipe out, or --run.")
@@ -99,12 +97,14 @@ def evaluate(
         sections = found.read_config()
     elif recipe is not None:
         sections = load_recipe(recipe).sections
-    trained_with = sections.get("data", {}).get("path", "") if data is not None else ""
-    if data is not None:
-        sections.setdefault("data", {})["path"] = str(data)
-    settings = sections.setdefault("run", {})
+    trained_with = sections.get("data", {}).get("path", "")
     for given in overrides or []:
         override(sections, given)
+    if data is not None:
+        sections.setdefault("data", {})["path"] = str(data)
+    if sections["data"]["path"] == trained_with:
+        trained_with = ""
+    settings = sections.setdefault("run", {})
     if cases is not None:
         settings["evaluation_cases"] = cases
     if slow is not None:

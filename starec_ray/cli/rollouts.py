@@ -48,11 +48,10 @@ def rollouts(
             raise DataError(f"{found.rollouts} holds no rollout of case {case} in {where}.")
     shown = select(table, kind=kind, best=best, worst=worst, limit=limit)
     console = Console()
-    previous: tuple[str, str] | None = None
+    previous = None
     for row in shown.to_pylist():
-        asked = (row["kind"], row["prompt"])
-        console.print(render(row, with_prompt=asked != previous))
-        previous = asked
+        console.print(render(row, with_prompt=row["prompt"] != previous))
+        previous = row["prompt"]
     console.print(f"{shown.num_rows} of {table.num_rows} rollouts", style="dim", highlight=False)
 
 

@@ -9,18 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from starec_ray.cli.arguments import Overrides
 from starec_ray.errors import ConfigError
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe; ready-made ones are in recipes/.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Override keys of the recipe, e.g. training.lr=1e-5 or lr=1e-5.",
-        ),
-    ] = None,
+    overrides: Overrides = None,
     run_dir: Annotated[
         Path, typer.Option(help="Folder for everything that the run writes.")
     ] = Path("runs/latest"),

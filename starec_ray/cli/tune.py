@@ -8,18 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from starec_ray.cli.arguments import Overrides
+
 
 def tune(
     recipe: Annotated[Path, typer.Argument(help="The recipe that all trials share.")],
     space: Annotated[
         Path, typer.Option(help="What varies: a search space, such as those in recipes/spaces/.")
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", help="Override keys of the recipe, e.g. run.iterations=20."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[
         Path, typer.Option(help="Folder for trials, table, plots and the best recipe.")
     ] = Path("runs/sweep"),

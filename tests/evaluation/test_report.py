@@ -121,8 +121,13 @@ def test_figures_are_shown_though_they_can_not_be_written(world, tmp_path) -> No
     assert "anchored+slow" in console.export_text()
 
 
-@pytest.mark.parametrize("other", [{"split": "validation"}, {"data": Path("elsewhere")}])
-def test_an_evaluation_of_other_users_does_not_replace_the_run_s_own(other, tmp_path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [{"split": "validation"}, {"data": Path("elsewhere")}, {"overrides": ["max_rank_tokens=96"]}],
+)
+def test_an_evaluation_of_other_users_or_settings_does_not_replace_the_run_s_own(
+    other, tmp_path
+) -> None:
     with pytest.raises(ConfigError, match="need --out"):
         evaluate(run=tmp_path, **other)
 
@@ -147,6 +152,8 @@ def test_a_model_is_evaluated_with_the_recipe_that_lies_beside_it(
     (tmp_path / name).write_text("data: {path: elsewhere}\nmodel: {name: x, history_shown: 7}\n")
     evaluate(model=str(model), **where)
     assert (asked["history"], asked["untrained"]) == (7, True)
+    evaluate(["history_shown=3"], model=str(model), **where)
+    assert asked["history"] == 3
 
 
 def test_the_training_plot_shows_reward_and_ndcg(tmp_path) -> None:
